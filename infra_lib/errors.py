@@ -1,0 +1,54 @@
+"""Errors meant for a person: one sentence that names what is wrong and what would be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class InfraError(Exception):
+    """Base of every error that a user can cause; the command line prints it without a traceback."""
+
+
+class ParameterError(InfraError):
+    """A parameter has a value it cannot have.
+
+    Parameters
+    ----------
+    name
+        The parameter, as the user spells it (``difficulties``, ``--damping``).
+    value
+        What was given.
+    valid
+        The valid choices, as the end of the sentence "it must be …".
+    """
+
+    def __init__(self, name: str, value: object, valid: str) -> None:
+        self.name, self.value, self.valid = name, value, valid
+        super().__init__(f"parameter {name} is {value!r}: it must be {valid}")
+
+
+class DataError(InfraError):
+    """A file of examples or results cannot be used.
+
+    Parameters
+    ----------
+    path
+        The file.
+    problem
+        What is wrong with it and what would be right.
+    line
+        Line number, counted from 1, where the file has lines.
+    """
+
+    def __init__(self, path: str | Path, problem: str, line: int | None = None) -> None:
+        self.path, self.problem, self.line = Path(path), problem, line
+        where = f"{path}" if line is None else f"{path}, line {line}"
+        super().__init__(f"{where}: {problem}")
+
+
+class ModelError(InfraError):
+    """A model folder is missing, torn, or not of a kind that can be used."""
+
+
+class NumericalError(InfraError):
+    """A computation gave NaN, infinite, all-zero or constant numbers where that means a fault."""

@@ -1,0 +1,224 @@
+"""Examples: one prompt, one response, and what is needed to grade and describe them.
+
+An :class:`Example` knows nothing of tokenizers or models. Everything that moves
+between steps moves as a list of examples, stored as parquet (study results) or JSON
+Lines (anybody's files).
+
+>>> Example(id="m1", domain="math", prompt="2 + 2?", response="Therefore the answer is 4.",
+...         difficulty=1, answer="4").domain
+'math'
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from infra_lib.errors import DataError
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence of a response: characters ``start`` (inclusive) to ``end`` (exclusive).
+
+    Sentences of one response do not overlap and together cover it from 0 to its end
+    (white space belongs to the sentence before it). ``kind`` is the generator's own
+    label where there is one: setup, step, connector, check, alternative, conclusion, program.
+    """
+
+    start: int
+    end: int
+    kind: str | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training, target or test example.
+
+    Attributes
+    ----------
+    id
+        Unique within a file.
+    domain
+        The group whose reasoning is attributed: ``math`` or ``code`` in the paper's setting.
+    prompt, response
+        Text shown to the model, and text it learns to write (loss on the response only).
+    difficulty
+        1 (easiest) to 5, or None where the source gives none.
+    category
+        A finer group within the domain (``symbolic``, ``conversational``, ``map``, …).
+    answer
+        Reference answer of a math problem, as text.
+    tests
+        Hidden tests of a code problem: JSON text, a list of ``{"args": [...], "expected": ...}``.
+    question
+        Canonical form of the question, equal for two examples that ask the same thing in other
+        words; splits are disjoint by it.
+    sentences
+        Spans over ``response``; empty where the source gives none.
+    """
+
+    id: str
+    domain: str
+    prompt: str
+    response: str
+    difficulty: int | None = None
+    category: str | None = None
+    answer: str | None = None
+    tests: str | None = None
+    question: str | None = None
+    sentences: tuple[Sentence, ...] = field(default=())
+
+
+_REQUIRED = ("id", "domain", "prompt", "response")
+_OPTIONAL = ("difficulty", "category", "answer", "tests", "question", "sentences")
+
+
+def to_frame(examples: Sequence[Example]) -> pd.DataFrame:
+    """Return one row per example; sentence spans become JSON text in column ``sentences``."""
+    rows = []
+    for ex in examples:
+        row = {f.name: getattr(ex, f.name) for f in fields(Example)}
+        row["sentences"] = json.dumps([[s.start, s.end, s.kind] for s in ex.sentences])
+        rows.append(row)
+    frame = pd.DataFrame(rows, columns=[f.name for f in fields(Example)])
+    frame["difficulty"] = frame["difficulty"].astype("Int64")
+    return frame
+
+
+def from_frame(frame: pd.DataFrame) -> list[Example]:
+    """Invert :func:`to_frame`."""
+    examples = []
+    for row in frame.to_dict("records"):
+        values: dict[str, Any] = {
+            str(k): (None if not isinstance(v, str) and pd.isna(v) else v) for k, v in row.items()
+        }
+        spans = json.loads(values.pop("sentences", None) or "[]")
+        if values.get("difficulty") is not None:
+            values["difficulty"] = int(values["difficulty"])
+        known = {f.name: values[f.name] for f in fields(Example) if f.name in values}
+        examples.append(Example(**known, sentences=tuple(Sentence(*s) for s in spans)))
+    return examples
+
+
+def read_jsonl(path: str | Path) -> list[Example]:
+    """Read examples from JSON Lines.
+
+    Raises
+    ------
+    DataError
+        Naming file and line: invalid UTF-8 or JSON, a missing key, a wrong type, an empty
+        response, or an id that occurs twice.
+    """
+    examples, problems = scan_jsonl(path)
+    if problems:
+        raise problems[0]
+    return examples
+
+
+def scan_jsonl(path: str | Path) -> tuple[list[Example], list[DataError]]:
+    """Read what can be read of a JSON Lines file: the good examples, and one error per bad line."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(path, "no such file; give a JSON Lines file of examples")
+    examples: list[Example] = []
+    problems: list[DataError] = []
+    seen: Counter[str] = Counter()
+    for number, raw in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not raw.strip():
+            continue
+        try:
+            example = _parse_line(path, number, raw)
+            if seen[example.id]:
+                raise DataError(path, f"id {example.id!r} occurs twice; ids must be unique", number)
+        except DataError as problem:
+            problems.append(problem)
+        else:
+            seen[example.id] += 1
+            examples.append(example)
+    if not examples and not problems:
+        raise DataError(path, "holds no example; each line is one JSON object")
+    return examples, problems
+
+
+def _parse_line(path: Path, number: int, raw: bytes) -> Example:
+    try:
+        record = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(path, f"invalid UTF-8 at byte {error.start} of the line", number) from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(path, f"not a JSON object ({error})", number) from None
+    if not isinstance(record, dict):
+        raise DataError(path, "must be a JSON object with id, domain, prompt, response", number)
+    if missing := [key for key in _REQUIRED if key not in record]:
+        raise DataError(path, f"misses {', '.join(missing)} (needed: {', '.join(_REQUIRED)})", number)
+    for key in ("id", "domain", "prompt", "response", "category", "answer", "tests", "question"):
+        value = record.get(key)
+        if value is not None and not isinstance(value, str):
+            raise DataError(path, f"{key} is {value!r}; it must be text", number)
+        if key in _REQUIRED and value is None:
+            raise DataError(path, f"{key} is null; it must be text", number)
+        try:
+            (value or "").encode("utf-8")
+        except UnicodeEncodeError:
+            raise DataError(path, f"{key} holds half a surrogate pair, which is no text", number) from None
+    for key in ("id", "domain", "response"):
+        if not record[key].strip():
+            raise DataError(path, f"{key} is empty", number)
+    difficulty = record.get("difficulty")
+    if difficulty is not None and (isinstance(difficulty, bool) or difficulty not in range(1, 6)):
+        raise DataError(path, f"difficulty is {difficulty!r}; it must be a whole number from 1 to 5", number)
+    known = {key: record[key] for key in (*_REQUIRED, *_OPTIONAL) if record.get(key) is not None}
+    known["sentences"] = _parse_sentences(path, number, record)
+    return Example(**known)
+
+
+def _parse_sentences(path: Path, number: int, record: dict[str, Any]) -> tuple[Sentence, ...]:
+    length = len(record["response"])
+    sentences = []
+    for span in record.get("sentences") or ():
+        try:
+            sentence = Sentence(**span) if isinstance(span, dict) else Sentence(*span)
+            valid = 0 <= sentence.start < sentence.end <= length
+        except TypeError:
+            valid = False
+        if not valid:
+            raise DataError(path, f"sentence span {span!r} does not lie in the response (0 to {length})", number)
+        sentences.append(sentence)
+    return tuple(sentences)
+
+
+def write_jsonl(path: str | Path, examples: Iterable[Example]) -> None:
+    """Write examples as JSON Lines, leaving out fields that are empty."""
+    lines = []
+    for ex in examples:
+        record = {k: v for k, v in asdict(ex).items() if v is not None and v != ()}
+        lines.append(json.dumps(record, ensure_ascii=False))
+    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def check_disjoint(**splits: Sequence[Example]) -> None:
+    """Raise where two splits share a question, or one split holds an id twice.
+
+    Raises
+    ------
+    DataError
+        Naming the splits and one shared question.
+    """
+    names = list(splits)
+    questions = {name: {ex.question or ex.prompt for ex in splits[name]} for name in names}
+    for i, first in enumerate(names):
+        ids = Counter(ex.id for ex in splits[first])
+        if twice := [key for key, count in ids.items() if count > 1]:
+            raise DataError(first, f"id {twice[0]!r} occurs {ids[twice[0]]} times; ids must be unique")
+        for second in names[i + 1 :]:
+            if shared := questions[first] & questions[second]:
+                raise DataError(
+                    first, f"shares {len(shared)} questions with {second}, such as {min(shared)!r}"
+                )
