@@ -189,7 +189,9 @@ def _parse_sentences(path: Path, number: int, record: dict[str, Any]) -> tuple[S
         except TypeError:
             valid = False
         if not valid:
-            raise DataError(path, f"sentence span {span!r} does not lie in the response (0 to {length})", number)
+            raise DataError(
+                path, f"sentence span {span!r} does not lie in the response (0 to {length})", number
+            )
         sentences.append(sentence)
     return tuple(sentences)
 

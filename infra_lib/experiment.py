@@ -1,0 +1,128 @@
+"""One training run and its exam: fine-tune, answer the test problems, grade, keep the answers.
+
+Every arm, seed and subset of the study is such a run. A run's folder is named by the
+digest of all that it depends on, so a study that asks for it again finds it, and one
+that was interrupted continues with the runs that are missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from infra_lib.evaluate import accuracy
+from infra_lib.examples import Example
+from infra_lib.files import digest_of, file_digest, replacing
+from infra_lib.finetune import FinetuneConfig, check_weights, finetune, read_finished, run_key
+from infra_lib.jobs import run_jobs
+from infra_lib.models import load_model, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run to do.
+
+    Attributes
+    ----------
+    arm, base_seed, seed
+        What the run is called in tables.
+    base
+        Folder of the base model.
+    train, weights, test
+        Training examples, their weights (None: equal), and the problems of the exam.
+    config
+        Fine-tuning settings.
+    max_new_tokens
+        Longest answer, in tokens.
+    root
+        Folder that holds all runs.
+    """
+
+    arm: str
+    base_seed: int
+    seed: int
+    base: Path
+    train: Sequence[Example]
+    test: Sequence[Example]
+    config: FinetuneConfig
+    root: Path
+    max_new_tokens: int = 240
+    weights: Sequence[float] | None = None
+    device: str = "cpu"
+    labels: dict[str, str | int] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Digest of everything that the trained weights depend on."""
+        return run_key(
+            self.base, self.train, check_weights(self.weights, self.train), self.config, self.seed
+        )
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the trained model."""
+        return self.root / self.key[:20]
+
+    @property
+    def answers(self) -> Path:
+        """Parquet file of the graded answers, named by model, exam and decoding."""
+        exam = digest_of(
+            [[ex.id, ex.prompt, ex.answer, ex.tests] for ex in self.test] + [self.max_new_tokens]
+        )
+        return self.root / f"{self.key[:20]}-{exam[:12]}.parquet"
+
+
+def is_done(run: Run) -> bool:
+    """Return whether the run's model and answers are there and whole."""
+    return run.answers.is_file() and read_finished(run.folder, run.key) is not None
+
+
+def train_and_evaluate(run: Run) -> pd.DataFrame:
+    """Do one run, or read it back, and return its graded answers.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per test problem: arm, base_seed, seed, the run's labels, id, domain, difficulty,
+        category, response, correct, reason.
+    """
+    if not is_done(run):
+        finetune(
+            run.base,
+            run.train,
+            run.config,
+            seed=run.seed,
+            folder=run.folder,
+            weights=run.weights,
+            device=run.device,
+            progress=False,
+        )
+        model = load_model(run.folder, device=run.device, attn_implementation="sdpa")
+        graded = accuracy.evaluate(
+            model,
+            load_tokenizer(run.folder),
+            run.test,
+            max_new_tokens=run.max_new_tokens,
+            progress=False,
+        )
+        with replacing(run.answers) as temporary:
+            graded.to_parquet(temporary, index=False)
+    frame = pd.read_parquet(run.answers)
+    names = {"arm": run.arm, "base_seed": run.base_seed, "seed": run.seed, **run.labels}
+    for position, (name, value) in enumerate(names.items()):
+        frame.insert(position, name, value)
+    return frame
+
+
+def run_all(runs: Sequence[Run], *, processes: int = 2, progress: bool = True) -> pd.DataFrame:
+    """Do many runs in parallel processes and return all graded answers, in the order of the runs."""
+    frames = run_jobs(train_and_evaluate, runs, processes=processes, label="training runs", progress=progress)
+    return pd.concat(frames, ignore_index=True)
+
+
+def identity_of(folder: Path) -> str:
+    """Return the digest of a model folder's weights."""
+    return file_digest(folder / "model.safetensors")

@@ -1,0 +1,315 @@
+"""Weighted supervised fine-tuning: loss on the response only, one weight per example.
+
+The loss of a batch of examples i with loss-carrying tokens t is
+
+    L = Σ_i w_i Σ_t −log p(y_it | y_i,<t, x_i) / Σ_i n_i,
+
+the usual token mean with each example's term multiplied by its weight. Weights are
+scaled to mean one over the training set and *not* normalised inside a batch, so that
+the expected gradient is that of the weighted data set whatever the batching, and equal
+weights give plain fine-tuning exactly.
+
+The loop is the Trainer of transformers: the same code path runs one small model on a
+CPU and, under ``accelerate launch``, a large one on many GPUs. A finished run is a
+folder with a ``run.json`` that names everything it depends on; a folder without one is
+never mistaken for a finished run, and an interrupted run continues at its last epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging as hf_logging
+
+from infra_lib.errors import ParameterError
+from infra_lib.examples import Example
+from infra_lib.files import digest_of, file_digest
+from infra_lib.models import (
+    Encoded,
+    check_model_folder,
+    encode,
+    load_model,
+    load_tokenizer,
+    save_model,
+)
+
+IGNORED = -100
+"""Label of a token without a loss term, as transformers and PyTorch use it."""
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """What fine-tuning depends on besides data, base and seed.
+
+    Attributes
+    ----------
+    epochs
+        Passes over the training examples.
+    batch_size
+        Examples per optimiser step.
+    learning_rate, weight_decay
+        Of AdamW; the rate warms up linearly and decays linearly to zero.
+    warmup_fraction
+        Part of all steps spent warming up, 0 to 1.
+    max_grad_norm
+        Gradient norm above which gradients are scaled down.
+    end_token
+        Whether the response ends with the tokenizer's end token, which the model learns too.
+    max_tokens
+        Longest sequence in tokens; None keeps all. Longer responses are cut.
+    """
+
+    epochs: int = 3
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup_fraction: float = 0.05
+    max_grad_norm: float = 1.0
+    end_token: bool = True
+    max_tokens: int | None = None
+
+
+def check_weights(weights: Sequence[float] | None, examples: Sequence[Example]) -> list[float]:
+    """Return one finite, positive weight per example, scaled to mean one.
+
+    Raises
+    ------
+    ParameterError
+        Naming the example whose weight is zero, negative, NaN or infinite, or the count that is off.
+    """
+    if not examples:
+        raise ParameterError("examples", [], "at least one training example")
+    if weights is None:
+        return [1.0] * len(examples)
+    if len(weights) != len(examples):
+        raise ParameterError("weights", f"{len(weights)} weights", f"one per example ({len(examples)})")
+    for example, weight in zip(examples, weights, strict=True):
+        if not (isinstance(weight, int | float) and math.isfinite(weight) and weight > 0):
+            raise ParameterError(
+                f"weights[{example.id}]",
+                weight,
+                "a finite number above 0 (leave an example out of the list instead of weighting it 0)",
+            )
+    mean = math.fsum(weights) / len(weights)
+    return [weight / mean for weight in weights]
+
+
+def finetune(
+    base: str | Path,
+    examples: Sequence[Example],
+    config: FinetuneConfig,
+    *,
+    seed: int,
+    folder: Path,
+    weights: Sequence[float] | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+) -> Path:
+    """Fine-tune ``base`` on weighted examples and return the folder of the finished model.
+
+    Parameters
+    ----------
+    base
+        Hugging Face folder or hub name of the model to start from.
+    examples, weights
+        Training examples, and one positive weight for each (None: all equal).
+    seed
+        Of data order and dropout.
+    folder
+        Where the model goes: weights (safetensors), tokenizer and ``run.json``. A folder that
+        already holds this very run is returned at once.
+    device
+        ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    ParameterError
+        For weights or a configuration that cannot be used, before anything is loaded.
+    """
+    scaled = check_weights(weights, examples)
+    check_model_folder(base)
+    key = run_key(base, examples, scaled, config, seed)
+    if read_finished(folder, key):
+        return folder
+    tokenizer = load_tokenizer(base)
+    encoded = [
+        encode(tokenizer, example, end_token=config.end_token, max_tokens=config.max_tokens)
+        for example in examples
+    ]
+    work = folder.with_name(f"{folder.name}.{key[:12]}.part")
+    work.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    set_seed(seed)
+    model = load_model(base, device=device, attn_implementation="sdpa")
+    steps = config.epochs * math.ceil(len(examples) / config.batch_size)
+    trainer = WeightedTrainer(
+        model=model,
+        args=_arguments(config, seed, work, device=device, steps=steps, progress=progress),
+        train_dataset=_Rows(encoded, scaled),
+        data_collator=_Collator(tokenizer.pad_token_id or 0),
+        callbacks=[_KeepCurve()],
+    )
+    result = trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)))
+    curve = [(row["step"], row["loss"]) for row in trainer.state.log_history if "loss" in row]
+    record = {
+        "key": key,
+        "seed": seed,
+        "config": asdict(config),
+        "base": str(base),
+        "examples": len(examples),
+        "loss_tokens_per_epoch": int(sum(int(row.loss_mask.sum()) for row in encoded)),
+        "tokens_per_epoch": int(sum(len(row.input_ids) for row in encoded)),
+        "steps": result.global_step,
+        "final_loss": curve[-1][1] if curve else None,
+        "loss_curve": curve,
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+    _finish(folder, work, model, tokenizer, record)
+    return folder
+
+
+def run_key(
+    base: str | Path, examples: Sequence[Example], weights: Sequence[float], config: FinetuneConfig, seed: int
+) -> str:
+    """Return a digest of everything that the trained weights depend on."""
+    weights_file = Path(base) / "model.safetensors"
+    identity = file_digest(weights_file) if weights_file.is_file() else str(base)
+    rows = [(ex.prompt, ex.response, round(w, 12)) for ex, w in zip(examples, weights, strict=True)]
+    return digest_of({"base": identity, "rows": rows, "config": asdict(config), "seed": seed})
+
+
+def read_finished(folder: Path, key: str) -> dict[str, Any] | None:
+    """Return the record of a finished run in ``folder``, or None where there is none with this key."""
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        intact = file_digest(folder / "model.safetensors") == record["weights_sha256"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return record if intact and record["key"] == key else None
+
+
+class WeightedTrainer(Trainer):
+    """Trainer whose loss multiplies each example's summed token loss by its weight."""
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Return the weighted loss of a batch (module docstring), a scalar.
+
+        ``num_items_in_batch`` counts the loss-carrying tokens of all micro-batches and processes
+        of an optimiser step; dividing by it makes accumulation and data parallelism exact.
+        """
+        weights = inputs.pop("weights")
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        logits = outputs.logits[:, :-1].float()
+        losses = torch.nn.functional.cross_entropy(
+            logits.transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none"
+        )
+        count = num_items_in_batch if num_items_in_batch is not None else (labels[:, 1:] != IGNORED).sum()
+        loss = (losses.sum(dim=1) * weights).sum() / count
+        return (loss, outputs) if return_outputs else loss
+
+
+class _Rows(torch.utils.data.Dataset):
+    """Encoded examples with labels and weights, as the Trainer asks for them."""
+
+    def __init__(self, encoded: Sequence[Encoded], weights: Sequence[float]) -> None:
+        self.rows = [
+            {
+                "input_ids": row.input_ids,
+                "labels": torch.where(row.loss_mask, row.input_ids, IGNORED),
+                "weights": torch.tensor(weight),
+                "length": len(row.input_ids),
+            }
+            for row, weight in zip(encoded, weights, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.rows[index]
+
+
+@dataclass(frozen=True)
+class _Collator:
+    """Pad rows on the right to the longest of the batch."""
+
+    pad_id: int
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        def pad(name: str, value: int) -> torch.Tensor:
+            return torch.nn.utils.rnn.pad_sequence([row[name] for row in rows], True, value)
+
+        lengths = torch.tensor([row["length"] for row in rows])
+        input_ids = pad("input_ids", self.pad_id)
+        return {
+            "input_ids": input_ids,
+            "attention_mask": (torch.arange(input_ids.shape[1])[None] < lengths[:, None]).long(),
+            "labels": pad("labels", IGNORED),
+            "weights": torch.stack([row["weights"] for row in rows]),
+        }
+
+
+class _KeepCurve(TrainerCallback):
+    """Keep the Trainer from printing a dictionary per logging step; the curve stays in its state."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
+        """Take the total of operations out of the log, which differs between resumed runs."""
+        (logs or {}).pop("total_flos", None)
+
+
+def _arguments(
+    config: FinetuneConfig, seed: int, work: Path, *, device: str, steps: int, progress: bool
+) -> TrainingArguments:
+    hf_logging.set_verbosity_error()
+    return TrainingArguments(
+        output_dir=str(work),
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        warmup_steps=round(config.warmup_fraction * steps),
+        lr_scheduler_type="linear",
+        max_grad_norm=config.max_grad_norm,
+        seed=seed,
+        data_seed=seed,
+        use_cpu=device == "cpu",
+        # Batches of like length waste little on padding; batches still come in random order.
+        train_sampling_strategy="group_by_length",
+        length_column_name="length",
+        logging_steps=max(1, steps // 50),
+        save_strategy="epoch",
+        save_total_limit=1,
+        report_to="none",
+        disable_tqdm=not progress,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+    )
+
+
+def _finish(folder: Path, work: Path, model: Any, tokenizer: Any, record: dict[str, Any]) -> None:
+    """Put the finished model in place: built beside its final name, moved there in one step."""
+    final = work / "final"
+    save_model(model, tokenizer, final)
+    record["weights_sha256"] = file_digest(final / "model.safetensors")
+    (final / "run.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    if folder.exists():
+        shutil.rmtree(folder)
+    final.rename(folder)
+    shutil.rmtree(work)

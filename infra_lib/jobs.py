@@ -1,0 +1,96 @@
+"""Run independent pieces of work in parallel processes, keeping each as it finishes.
+
+Small models gain little from threads within one run and much from whole runs side by
+side, so every process works with one thread (or ``threads`` of them).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import Any, TypeVar
+
+from tqdm.auto import tqdm
+
+from infra_lib.errors import ParameterError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+def run_jobs(
+    work: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    *,
+    processes: int = 2,
+    threads: int = 1,
+    label: str = "runs",
+    progress: bool = True,
+) -> list[Result]:
+    """Apply ``work`` to each job and return the results in the order of the jobs.
+
+    Parameters
+    ----------
+    work
+        An importable function; it stores what must survive an interrupt by itself.
+    processes, threads
+        Processes side by side, and PyTorch threads in each.
+
+    Raises
+    ------
+    ParameterError
+        For fewer than one process.
+    Exception
+        The first error of a job, after the jobs under way have ended; finished jobs stay stored.
+    """
+    if processes < 1:
+        raise ParameterError("processes", processes, "1 or more")
+    results: dict[int, Result] = {}
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(
+        min(processes, max(1, len(jobs))), context, initializer=_use_threads, initargs=(threads, os.getpid())
+    )
+    with pool, tqdm(total=len(jobs), desc=label, unit="run", disable=not progress) as bar:
+        futures = {pool.submit(work, job): index for index, job in enumerate(jobs)}
+        try:
+            for future in as_completed(futures):
+                results[futures[future]] = future.result()
+                bar.update()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [results[index] for index in range(len(jobs))]
+
+
+def _use_threads(threads: int, parent: int) -> None:
+    """Set up a worker: its thread count, and an end when the parent is killed outright."""
+    import torch
+
+    torch.set_num_threads(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _die_with(parent)
+
+
+def _die_with(parent: int) -> None:
+    """Ask Linux to end this process with its parent; elsewhere a watcher thread does it."""
+    import signal
+    import sys
+    import threading
+    import time
+
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)
+        return
+
+    def watch() -> Any:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
