@@ -57,9 +57,7 @@ class Run:
     @property
     def key(self) -> str:
         """Digest of everything that the trained weights depend on."""
-        return run_key(
-            self.base, self.train, check_weights(self.weights, self.train), self.config, self.seed
-        )
+        return run_key(self.base, self.train, check_weights(self.weights, self.train), self.config, self.seed)
 
     @property
     def folder(self) -> Path:

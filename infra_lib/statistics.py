@@ -40,12 +40,19 @@ class Interval:
 
 
 def crossed_bootstrap(
-    table: np.ndarray, *, samples: int = 2000, confidence: float = 0.95, seed: int = 0
+    table: np.ndarray,
+    *,
+    samples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    problem_stream: int = 0,
 ) -> tuple[Interval, np.ndarray]:
     """Return the mean of a table [runs, problems] with its crossed-bootstrap interval.
 
     Rows and columns are resampled independently with replacement. With one run only the
-    problems are resampled, and the interval says nothing of training noise.
+    problems are resampled, and the interval says nothing of training noise. Two tables with
+    the same ``seed`` and number of runs see the same draws of runs; give them different
+    ``problem_stream`` numbers where their problems are unrelated.
 
     Returns
     -------
@@ -56,9 +63,9 @@ def crossed_bootstrap(
     if table.ndim != 2 or table.size == 0 or not np.isfinite(table).all():
         raise ParameterError("table", table.shape, "a finite, non-empty table of runs × problems")
     runs, problems = table.shape
-    rng = np.random.default_rng(seed)
-    row_counts = rng.multinomial(runs, np.full(runs, 1 / runs), size=samples)  # [samples, runs]
-    column_counts = rng.multinomial(problems, np.full(problems, 1 / problems), size=samples)
+    run_rng, problem_rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1, problem_stream])
+    row_counts = run_rng.multinomial(runs, np.full(runs, 1 / runs), size=samples)  # [samples, runs]
+    column_counts = problem_rng.multinomial(problems, np.full(problems, 1 / problems), size=samples)
     means = np.einsum("sr,rp,sp->s", row_counts, table, column_counts, optimize=True) / (runs * problems)
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])

@@ -1,0 +1,261 @@
+"""From scores to attributes: which kinds of training data help which target.
+
+Scores of several models are put on one scale by dividing by their standard deviation
+over the training examples (per model and target), so that a group's mean reads "so many
+standard deviations more helpful than nothing". The zero is kept: a positive mean still
+says that up-weighting the group raises the target.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from infra_lib.errors import NumericalError, ParameterError
+from infra_lib.examples import Example
+from infra_lib.statistics import crossed_bootstrap, paired_difference
+
+
+def correct_responses(
+    problems: Sequence[Example], answers: pd.DataFrame
+) -> dict[int, dict[str, list[Example]]]:
+    """Return, per base and domain, the problems a model solved with the response it wrote.
+
+    Parameters
+    ----------
+    problems
+        The target split.
+    answers
+        Graded answers with columns base_seed, id, response, correct.
+
+    Raises
+    ------
+    ParameterError
+        Where a model solved no problem of a domain, since its target would be empty.
+    """
+    by_id = {example.id: example for example in problems}
+    domains = sorted({example.domain for example in problems})
+    solved: dict[int, dict[str, list[Example]]] = {}
+    for base_seed, rows in answers[answers["correct"]].groupby("base_seed"):
+        examples = [replace(by_id[row.id], response=row.response, sentences=()) for row in rows.itertuples()]
+        solved[int(base_seed)] = {d: [ex for ex in examples if ex.domain == d] for d in domains}
+    for base_seed in answers["base_seed"].unique():
+        for domain in domains:
+            if not solved.get(int(base_seed), {}).get(domain):
+                raise ParameterError(
+                    "target_examples",
+                    f"no {domain} problem solved by base {base_seed}",
+                    "large enough, or training long enough, that each domain has correct answers",
+                )
+    return solved
+
+
+def target_counts(solved: Mapping[int, Mapping[str, Sequence[Example]]]) -> pd.DataFrame:
+    """Count correct responses: columns base_seed, domain, difficulty, n."""
+    rows = [
+        {"base_seed": base_seed, "domain": domain, "difficulty": level, "n": count}
+        for base_seed, domains in sorted(solved.items())
+        for domain, examples in sorted(domains.items())
+        for level, count in sorted(Counter(ex.difficulty or 0 for ex in examples).items())
+    ]
+    return pd.DataFrame(rows)
+
+
+def score_table(
+    scores: Mapping[str, np.ndarray], examples: Sequence[Example], n_tokens: Sequence[int]
+) -> pd.DataFrame:
+    """Return scores as a tidy table: id, target, score, rank (1 = most helpful), n_tokens.
+
+    Parameters
+    ----------
+    scores
+        Target name to scores, each of shape [examples].
+    n_tokens
+        Loss-carrying tokens of each example.
+    """
+    ids = [example.id for example in examples]
+    frames = []
+    for target, values in scores.items():
+        # Ties are broken by id, so that ranks do not depend on the order of the file.
+        order = np.lexsort((np.array(ids), -np.asarray(values)))
+        rank = np.empty(len(ids), dtype=np.int64)
+        rank[order] = np.arange(1, len(ids) + 1)
+        frames.append(
+            pd.DataFrame(
+                {"id": ids, "target": target, "score": values, "rank": rank, "n_tokens": list(n_tokens)}
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def standardised(scores: pd.DataFrame) -> pd.DataFrame:
+    """Add column ``z``: the score over the standard deviation of its model (base_seed) and target.
+
+    Raises
+    ------
+    NumericalError
+        Where all scores of a model and target are equal.
+    """
+    deviation = scores.groupby(["base_seed", "target"])["score"].transform("std")
+    if not (deviation > 0).all():
+        raise NumericalError("all influence scores of a model and target are equal; nothing can be ranked")
+    return scores.assign(z=scores["score"] / deviation)
+
+
+def group_influence(
+    scores: pd.DataFrame,
+    examples: pd.DataFrame,
+    by: Sequence[str] = ("domain", "difficulty"),
+    *,
+    samples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return the mean standardised influence of each group of training examples on each target.
+
+    Parameters
+    ----------
+    scores
+        Columns base_seed, id, target, score.
+    examples
+        Columns id and those named in ``by``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        target, the columns of ``by``, mean, low, high (crossed bootstrap over models and examples),
+        runs (models), n (examples).
+    """
+    rows = []
+    keys = list(by)
+    for (target, *group), table in _tables(scores, examples, keys):
+        interval, _ = crossed_bootstrap(table, samples=samples, confidence=confidence, seed=seed)
+        rows.append(
+            {
+                "target": target,
+                **dict(zip(keys, group, strict=True)),
+                "mean": interval.mean,
+                "low": interval.low,
+                "high": interval.high,
+                "runs": interval.runs,
+                "n": interval.problems,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _tables(scores: pd.DataFrame, examples: pd.DataFrame, keys: list[str]):
+    """Yield ((target, *group), table [models, examples]) in sorted order."""
+    merged = standardised(scores).merge(examples[["id", *keys]], on="id", validate="many_to_one")
+    for group, rows in merged.groupby(["target", *keys], sort=True, observed=True):
+        yield group, rows.pivot(index="base_seed", columns="id", values="z").to_numpy()
+
+
+def hard_minus_easy(
+    scores: pd.DataFrame,
+    examples: pd.DataFrame,
+    *,
+    easy: Sequence[int],
+    hard: Sequence[int],
+    samples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return, per target and training domain, the mean influence of hard minus that of easy examples.
+
+    Returns
+    -------
+    pandas.DataFrame
+        target, domain, difference, low, high, n_hard, n_easy, runs; positive means that hard examples
+        help more.
+    """
+    levels = dict.fromkeys(easy, "easy") | dict.fromkeys(hard, "hard")
+    banded = examples.assign(band=examples["difficulty"].map(levels)).dropna(subset=["band"])
+    cells = dict(_tables(scores[scores["id"].isin(banded["id"])], banded, ["domain", "band"]))
+    rows = []
+    for target, domain in sorted({(key[0], key[1]) for key in cells}):
+        parts = {b: cells[target, domain, b] for b in ("hard", "easy") if (target, domain, b) in cells}
+        if len(parts) < 2:
+            continue
+        means = {}
+        for stream, (band, table) in enumerate(parts.items()):
+            # The bands share their models (same seed) and not their examples (another stream).
+            means[band] = crossed_bootstrap(
+                table, samples=samples, confidence=confidence, seed=seed, problem_stream=stream
+            )
+        draws = means["hard"][1] - means["easy"][1]
+        tail = (1 - confidence) / 2
+        low, high = np.quantile(draws, [tail, 1 - tail])
+        rows.append(
+            {
+                "target": target,
+                "domain": domain,
+                "difference": means["hard"][0].mean - means["easy"][0].mean,
+                "low": float(low),
+                "high": float(high),
+                "n_hard": means["hard"][0].problems,
+                "n_easy": means["easy"][0].problems,
+                "runs": means["hard"][0].runs,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def rank_agreement(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return Spearman's correlation of scores between each pair of models, per target."""
+    rows = []
+    for target, part in scores.groupby("target"):
+        wide = part.pivot(index="id", columns="base_seed", values="score")
+        ranks = wide.rank().corr()
+        names = list(wide.columns)
+        rows += [
+            {"target": target, "first": a, "second": b, "spearman": float(ranks.loc[a, b]), "n": len(wide)}
+            for i, a in enumerate(names)
+            for b in names[i + 1 :]
+        ]
+    return pd.DataFrame(rows, columns=["target", "first", "second", "spearman", "n"])
+
+
+def compare_arms(
+    answers: pd.DataFrame,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    samples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Compare arms on the problems and runs that they share.
+
+    Parameters
+    ----------
+    answers
+        Columns arm, base_seed, seed, domain, id, correct.
+    pairs
+        (first, second) arm names; the difference is first − second.
+
+    Returns
+    -------
+    pandas.DataFrame
+        arm_a, arm_b, domain, difference, low, high, p_value, p_problems, p_runs, runs, n.
+    """
+    rows = []
+    for domain, part in answers.groupby("domain"):
+        wide = {
+            arm: group.assign(correct=group["correct"].astype(float)).pivot(
+                index=["base_seed", "seed"], columns="id", values="correct"
+            )
+            for arm, group in part.groupby("arm")
+        }
+        for first, second in pairs:
+            if first not in wide or second not in wide:
+                continue
+            a, b = wide[first].align(wide[second], join="inner")
+            result = paired_difference(
+                a.to_numpy(), b.to_numpy(), samples=samples, confidence=confidence, seed=seed
+            )
+            rows.append({"arm_a": first, "arm_b": second, "domain": domain, **result})
+    return pd.DataFrame(rows)
