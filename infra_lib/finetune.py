@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import Trainer, TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging as hf_logging
 
@@ -154,12 +155,27 @@ def finetune(
     steps = config.epochs * math.ceil(len(examples) / config.batch_size)
     trainer = WeightedTrainer(
         model=model,
-        args=_arguments(config, seed, work, device=device, steps=steps, progress=progress),
+        args=trainer_arguments(
+            work,
+            seed=seed,
+            steps=steps,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            warmup_steps=round(config.warmup_fraction * steps),
+            progress=progress,
+            device=device,
+            max_grad_norm=config.max_grad_norm,
+            save_strategy="epoch",
+            # Batches of like length waste little on padding; batches still come in random order.
+            train_sampling_strategy="group_by_length",
+            length_column_name="length",
+        ),
         train_dataset=_Rows(encoded, scaled),
         data_collator=_Collator(tokenizer.pad_token_id or 0),
-        callbacks=[_KeepCurve()],
     )
-    result = trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)))
+    result = train_quietly(trainer, work)
     curve = [(row["step"], row["loss"]) for row in trainer.state.log_history if "loss" in row]
     record = {
         "key": key,
@@ -266,41 +282,56 @@ class _Collator:
         }
 
 
-class _KeepCurve(TrainerCallback):
-    """Keep the Trainer from printing a dictionary per logging step; the curve stays in its state."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
-        """Take the total of operations out of the log, which differs between resumed runs."""
-        (logs or {}).pop("total_flos", None)
-
-
-def _arguments(
-    config: FinetuneConfig, seed: int, work: Path, *, device: str, steps: int, progress: bool
+def trainer_arguments(
+    work: Path,
+    *,
+    seed: int,
+    steps: int,
+    epochs: float,
+    batch_size: int,
+    learning_rate: float,
+    weight_decay: float,
+    warmup_steps: int,
+    progress: bool,
+    device: str = "cpu",
+    **others: Any,
 ) -> TrainingArguments:
+    """Return what this project's trainings have in common, pretraining and fine-tuning alike.
+
+    Parameters
+    ----------
+    work
+        Folder of checkpoints, from which an interrupted training continues.
+    steps
+        Optimiser steps in all; the loss is logged fifty times.
+    """
     hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
     return TrainingArguments(
         output_dir=str(work),
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        warmup_steps=round(config.warmup_fraction * steps),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        warmup_steps=warmup_steps,
         lr_scheduler_type="linear",
-        max_grad_norm=config.max_grad_norm,
         seed=seed,
         data_seed=seed,
         use_cpu=device == "cpu",
-        # Batches of like length waste little on padding; batches still come in random order.
-        train_sampling_strategy="group_by_length",
-        length_column_name="length",
         logging_steps=max(1, steps // 50),
-        save_strategy="epoch",
         save_total_limit=1,
         report_to="none",
         disable_tqdm=not progress,
         dataloader_pin_memory=False,
         remove_unused_columns=False,
+        **others,
     )
+
+
+def train_quietly(trainer: Trainer, work: Path) -> Any:
+    """Train, from the last whole checkpoint in ``work`` if there is one, without printing logs."""
+    trainer.remove_callback(PrinterCallback)
+    return trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)))
 
 
 def _finish(folder: Path, work: Path, model: Any, tokenizer: Any, record: dict[str, Any]) -> None:

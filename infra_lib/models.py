@@ -1,0 +1,393 @@
+"""Models and tokens: load and save a Hugging Face causal LM, encode examples, find its MLPs.
+
+Conventions used by everything after this module:
+
+* ``loss_mask[t]`` is True where the loss term that *predicts token t* counts: the tokens
+  of the response, not those of the prompt. The first token of a sequence predicts nothing.
+* Batches hold rows of like length, so that little is padded; ``rows`` says which input
+  each row came from.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.pytorch_utils import Conv1D
+
+from infra_lib.errors import DataError, ModelError
+from infra_lib.examples import Example
+
+LINEAR_TYPES = (nn.Linear, Conv1D)
+_MLP_PARENT = re.compile(r"(^|\.)(mlp|feed_forward|ffn|fc1|fc2)(\.|$)")
+
+
+# --- Loading and saving ------------------------------------------------------------------
+
+
+def load_model(
+    source: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    attn_implementation: str = "eager",
+) -> Any:
+    """Return a causal LM in evaluation mode, from a local folder or a hub name.
+
+    Parameters
+    ----------
+    source
+        Local Hugging Face folder (safetensors) or hub name.
+    attn_implementation
+        ``eager`` supports forward-mode AD; ``sdpa`` is faster elsewhere.
+
+    Raises
+    ------
+    ModelError
+        Where the folder is missing, torn, or of an architecture that transformers cannot load.
+    """
+    check_model_folder(source)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(source),
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ModelError(f"cannot load a causal LM from {source}: {_first_line(error)}") from error
+    return model.to(device).eval()
+
+
+def load_tokenizer(source: str | Path) -> Any:
+    """Return the tokenizer of a local folder or hub name, with a padding token set."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"cannot load a tokenizer from {source}: {_first_line(error)}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def check_model_folder(source: str | Path) -> None:
+    """Raise for a local model folder that is missing or torn; hub names pass.
+
+    Raises
+    ------
+    ModelError
+        Naming the file or tensor: no such folder, no config, no safetensors, a truncated file, or
+        weights that are not finite.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and not folder.parent.is_dir():
+            return
+        raise ModelError(f"{source} is neither a model folder nor a hub name such as Qwen/Qwen2.5-0.5B")
+    try:
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}/config.json cannot be read: {_first_line(error)}") from None
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 (safe_open is no dictionary)
+                    if not torch.isfinite(tensors.get_tensor(name).float()).all():
+                        raise ModelError(f"{path}: tensor {name} holds values that are not finite")
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path} is truncated or no safetensors file: {_first_line(error)}") from None
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a model folder, those of its index where it has one."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    else:
+        names = ["model.safetensors"]
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise ModelError(f"{folder} misses {missing[0]}; weights must be stored as safetensors")
+    return [folder / name for name in names]
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Save weights (safetensors), configuration and tokenizer; the folder appears whole or not at all."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+# --- Encoding ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An example in tokens.
+
+    Attributes
+    ----------
+    id
+        Of the example.
+    input_ids
+        Token ids [tokens], int64.
+    loss_mask
+        [tokens], True where the loss term that predicts the token counts.
+    offsets
+        Character span *in the response* of each token with ``loss_mask`` True, in order; an end
+        token has the empty span at the response's end.
+    truncated
+        Response tokens that were cut off at the context's end.
+    """
+
+    id: str
+    input_ids: Tensor
+    loss_mask: Tensor
+    offsets: tuple[tuple[int, int], ...]
+    truncated: int = 0
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of loss-carrying tokens."""
+        return len(self.offsets)
+
+
+def encode(
+    tokenizer: Any,
+    example: Example,
+    *,
+    end_token: bool = False,
+    chat_template: bool | None = None,
+    max_tokens: int | None = None,
+) -> Encoded:
+    """Encode an example: prompt tokens, then response tokens that carry the loss.
+
+    Without a chat template the sequence is ``tokenizer(prompt)`` followed by
+    ``tokenizer(response, add_special_tokens=False)`` and nothing else.
+
+    Parameters
+    ----------
+    end_token
+        Append the tokenizer's end token to the response, with a loss term.
+    chat_template
+        Wrap the prompt as a user turn; None does so where the tokenizer has a template.
+    max_tokens
+        Cut the sequence here; the count of response tokens lost is kept.
+
+    Raises
+    ------
+    DataError
+        Where no loss term is left: an empty response, or a prompt that fills the context.
+    """
+    if chat_template is None:
+        chat_template = bool(getattr(tokenizer, "chat_template", None))
+    if chat_template:
+        turns = [{"role": "user", "content": example.prompt}]
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        prompt = list(tokenizer(text, add_special_tokens=False).input_ids)
+    else:
+        prompt = list(tokenizer(example.prompt).input_ids)
+    response, offsets = _response_tokens(tokenizer, example.response)
+    if end_token:
+        response.append(tokenizer.eos_token_id)
+        offsets.append((len(example.response), len(example.response)))
+    room = len(response) if max_tokens is None else max(0, max_tokens - len(prompt))
+    kept, kept_offsets = response[:room], offsets[:room]
+    ids = torch.tensor(prompt + kept, dtype=torch.long)
+    mask = torch.zeros(len(ids), dtype=torch.bool)
+    mask[len(prompt) :] = True
+    if len(prompt) == 0 and kept:
+        # Nothing comes before the first token, so nothing predicts it.
+        mask[0], kept_offsets = False, kept_offsets[1:]
+    if not mask.any():
+        raise DataError(
+            example.id, "has no response token that the model predicts (empty response or full context)"
+        )
+    return Encoded(example.id, ids, mask, tuple(kept_offsets), truncated=len(response) - len(kept))
+
+
+def _response_tokens(tokenizer: Any, response: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Return token ids of a response and their character spans."""
+    if getattr(tokenizer, "is_fast", False):
+        encoding = tokenizer(response, add_special_tokens=False, return_offsets_mapping=True)
+        return list(encoding.input_ids), [(int(a), int(b)) for a, b in encoding.offset_mapping]
+    # Slow tokenizers know no offsets: the text of growing prefixes gives them.
+    ids = list(tokenizer(response, add_special_tokens=False).input_ids)
+    ends = [
+        min(len(response), len(tokenizer.decode(ids[: i + 1], clean_up_tokenization_spaces=False)))
+        for i in range(len(ids))
+    ]
+    return ids, list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+# --- Batches -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded rows: ``input_ids``, ``attention_mask``, ``loss_mask``, ``position_ids`` [batch, tokens].
+
+    ``rows`` lists the index of each row in the encoded list.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    loss_mask: Tensor
+    position_ids: Tensor
+    rows: tuple[int, ...]
+
+    def to(self, device: str | torch.device) -> Batch:
+        """Return the batch on a device."""
+        moved = [
+            tensor.to(device, non_blocking=True)
+            for tensor in (self.input_ids, self.attention_mask, self.loss_mask, self.position_ids)
+        ]
+        return Batch(moved[0], moved[1], moved[2], moved[3], self.rows)
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What the model's forward takes."""
+        return {
+            "input_ids": self.input_ids,
+            "attention_mask": self.attention_mask,
+            "position_ids": self.position_ids,
+        }
+
+
+def batches(
+    encoded: Sequence[Encoded],
+    *,
+    batch_tokens: int,
+    pad_id: int,
+    padding_side: str = "right",
+    sort: bool = True,
+) -> list[Batch]:
+    """Group rows into batches of at most ``batch_tokens`` padded tokens (at least one row each).
+
+    Parameters
+    ----------
+    padding_side
+        ``right`` or ``left``; results do not depend on it.
+    sort
+        Put rows of like length together.
+    """
+    order = (
+        sorted(range(len(encoded)), key=lambda i: len(encoded[i].input_ids)) if sort else range(len(encoded))
+    )
+    groups: list[list[int]] = []
+    longest = 0
+    for i in order:
+        length = len(encoded[i].input_ids)
+        if groups and max(longest, length) * (len(groups[-1]) + 1) <= batch_tokens:
+            groups[-1].append(i)
+            longest = max(longest, length)
+        else:
+            groups.append([i])
+            longest = length
+    return [_pad([encoded[i] for i in group], tuple(group), pad_id, padding_side) for group in groups]
+
+
+def _pad(rows: Sequence[Encoded], indices: tuple[int, ...], pad_id: int, side: str) -> Batch:
+    width = max(len(row.input_ids) for row in rows)
+    input_ids = torch.full((len(rows), width), pad_id)
+    attention = torch.zeros((len(rows), width), dtype=torch.long)
+    loss_mask = torch.zeros((len(rows), width), dtype=torch.bool)
+    for i, row in enumerate(rows):
+        length = len(row.input_ids)
+        at = slice(width - length, width) if side == "left" else slice(0, length)
+        input_ids[i, at] = row.input_ids
+        attention[i, at] = 1
+        loss_mask[i, at] = row.loss_mask
+    positions = (attention.cumsum(1) - 1).clamp(min=0)
+    return Batch(input_ids, attention, loss_mask, positions, indices)
+
+
+def token_log_probs(model: Any, batch: Batch) -> Tensor:
+    """Return log p(token t | tokens before) [batch, tokens], 0 where ``loss_mask`` is False."""
+    logits = model(**batch.inputs, use_cache=False).logits
+    return select_log_probs(logits, batch)
+
+
+def select_log_probs(logits: Tensor, batch: Batch) -> Tensor:
+    """Return the log-probabilities of a batch's own tokens from logits [batch, tokens, vocabulary]."""
+    log_probs = torch.log_softmax(logits[:, :-1].float(), dim=-1)
+    chosen = log_probs.gather(-1, batch.input_ids[:, 1:, None]).squeeze(-1)
+    chosen = chosen * batch.loss_mask[:, 1:]
+    return torch.nn.functional.pad(chosen, (1, 0))
+
+
+def count_response_tokens(tokenizer: Any, examples: Sequence[Example]) -> Mapping[str, int]:
+    """Return the number of response tokens of each example, by id."""
+    texts = [example.response for example in examples]
+    rows = tokenizer(texts, add_special_tokens=False).input_ids if texts else []
+    return {example.id: len(row) for example, row in zip(examples, rows, strict=True)}
+
+
+# --- Linear layers -----------------------------------------------------------------------
+
+
+def mlp_linears(model: Any) -> dict[str, nn.Module]:
+    """Return the linear layers of the model's MLPs by name, in the order of the model.
+
+    Raises
+    ------
+    ModelError
+        For a mixture-of-experts model, whose experts hold their weights in one tensor and see only
+        the tokens routed to them, or a model without MLP linears.
+    """
+    return linears(model, None)
+
+
+def linears(model: Any, pattern: str | None) -> dict[str, nn.Module]:
+    """Return linear layers by name: those of the MLPs, or those whose name matches ``pattern``.
+
+    ``nn.Linear`` and GPT-2's ``Conv1D`` count; the output head never does.
+    """
+    if pattern is None and (reason := _expert_reason(model)):
+        raise ModelError(reason)
+    head = model.get_output_embeddings()
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, LINEAR_TYPES)
+        and module is not head
+        and (re.search(pattern, name) if pattern else _MLP_PARENT.search(name))
+    }
+    if not found:
+        sample = ", ".join([n for n, m in model.named_modules() if isinstance(m, LINEAR_TYPES)][:4])
+        wanted = f"matching {pattern!r}" if pattern else "in an MLP"
+        raise ModelError(
+            f"{type(model).__name__} has no linear layer {wanted}; it has, for example: {sample or 'none'}"
+        )
+    return found
+
+
+def _expert_reason(model: Any) -> str | None:
+    for name, module in model.named_modules():
+        if re.search(r"expert|moe", type(module).__name__, re.IGNORECASE):
+            return (
+                f"{type(model).__name__} is a mixture of experts ({name}): each expert sees only the tokens "
+                "routed to it, so one Kronecker factor per layer does not describe it; use a dense model"
+            )
+    return None
+
+
+def model_config(source: str | Path) -> Any:
+    """Return a model's configuration without loading its weights."""
+    return AutoConfig.from_pretrained(str(source), trust_remote_code=False)
