@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from infra_lib.closure import code_digest
 from infra_lib.evaluate import accuracy
 from infra_lib.examples import Example
 from infra_lib.files import digest_of, file_digest, replacing
@@ -67,9 +68,8 @@ class Run:
     @property
     def answers(self) -> Path:
         """Parquet file of the graded answers, named by model, exam and decoding."""
-        exam = digest_of(
-            [[ex.id, ex.prompt, ex.answer, ex.tests] for ex in self.test] + [self.max_new_tokens]
-        )
+        problems = [[ex.id, ex.prompt, ex.answer, ex.tests] for ex in self.test]
+        exam = digest_of([problems, self.max_new_tokens, code_digest("infra_lib.evaluate.accuracy")])
         return self.root / f"{self.key[:20]}-{exam[:12]}.parquet"
 
 

@@ -32,6 +32,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging as hf_logging
 
+from infra_lib.closure import code_digest
 from infra_lib.errors import ParameterError
 from infra_lib.examples import Example
 from infra_lib.files import digest_of, file_digest
@@ -201,7 +202,15 @@ def run_key(
     weights_file = Path(base) / "model.safetensors"
     identity = file_digest(weights_file) if weights_file.is_file() else str(base)
     rows = [(ex.prompt, ex.response, round(w, 12)) for ex, w in zip(examples, weights, strict=True)]
-    return digest_of({"base": identity, "rows": rows, "config": asdict(config), "seed": seed})
+    return digest_of(
+        {
+            "base": identity,
+            "rows": rows,
+            "config": asdict(config),
+            "seed": seed,
+            "code": code_digest("infra_lib.finetune"),
+        }
+    )
 
 
 def read_finished(folder: Path, key: str) -> dict[str, Any] | None:

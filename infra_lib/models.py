@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
 from infra_lib.errors import DataError, ModelError
@@ -70,14 +70,27 @@ def load_model(
 
 
 def load_tokenizer(source: str | Path) -> Any:
-    """Return the tokenizer of a local folder or hub name, with a padding token set."""
+    """Return the tokenizer of a local folder or hub name, with a padding token set.
+
+    A folder whose configuration names the generic fast tokenizer gets just that: AutoTokenizer would
+    choose by the model's architecture and put, say, Qwen's own pre-tokenization over the folder's.
+    """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+        loader = PreTrainedTokenizerFast if _is_generic(Path(source)) else AutoTokenizer
+        tokenizer = loader.from_pretrained(str(source), trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"cannot load a tokenizer from {source}: {_first_line(error)}") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _is_generic(folder: Path) -> bool:
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return config.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
 def check_model_folder(source: str | Path) -> None:

@@ -146,3 +146,40 @@ def mean_interval(
         np.asarray(values, dtype=np.float64)[None], samples=samples, confidence=confidence, seed=seed
     )
     return interval
+
+
+def accuracy_by_group(
+    answers: pd.DataFrame,
+    by: Sequence[str],
+    *,
+    samples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return accuracy per group with crossed-bootstrap intervals over runs and problems.
+
+    Parameters
+    ----------
+    answers
+        Columns base_seed, seed, id, correct and those named in ``by``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns of ``by``, mean, low, high, runs, n (problems).
+    """
+    rows = []
+    for group, part in answers.groupby(list(by), sort=True):
+        table = runs_by_problems(part, run=["base_seed", "seed"])
+        interval, _ = crossed_bootstrap(table.to_numpy(), samples=samples, confidence=confidence, seed=seed)
+        rows.append(
+            dict(zip(by, group, strict=True))
+            | {
+                "mean": interval.mean,
+                "low": interval.low,
+                "high": interval.high,
+                "runs": interval.runs,
+                "n": interval.problems,
+            }
+        )
+    return pd.DataFrame(rows)

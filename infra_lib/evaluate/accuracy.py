@@ -13,7 +13,6 @@ from infra_lib.evaluate.grade_code import grade_many
 from infra_lib.evaluate.grade_math import grade_math
 from infra_lib.evaluate.grades import Grade
 from infra_lib.examples import Example
-from infra_lib.statistics import crossed_bootstrap, runs_by_problems
 
 
 def evaluate(
@@ -77,40 +76,3 @@ def grade_all(
         executed[i] if i in executed else grade_math(responses[i], str(example.answer))
         for i, example in enumerate(examples)
     ]
-
-
-def by_group(
-    answers: pd.DataFrame,
-    by: Sequence[str],
-    *,
-    samples: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Return accuracy per group with crossed-bootstrap intervals over runs and problems.
-
-    Parameters
-    ----------
-    answers
-        Columns base_seed, seed, id, correct and those named in ``by``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The columns of ``by``, mean, low, high, runs, n (problems).
-    """
-    rows = []
-    for group, part in answers.groupby(list(by), sort=True):
-        table = runs_by_problems(part, run=["base_seed", "seed"])
-        interval, _ = crossed_bootstrap(table.to_numpy(), samples=samples, confidence=confidence, seed=seed)
-        rows.append(
-            dict(zip(by, group, strict=True))
-            | {
-                "mean": interval.mean,
-                "low": interval.low,
-                "high": interval.high,
-                "runs": interval.runs,
-                "n": interval.problems,
-            }
-        )
-    return pd.DataFrame(rows)

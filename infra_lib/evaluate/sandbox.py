@@ -144,7 +144,7 @@ def _interpreter() -> list[str]:
 
 
 def _bubblewrap() -> list[str]:
-    """Return the bubblewrap command: new namespaces, a read-only system, an empty folder, nobody's identity."""
+    """Return the bubblewrap command: new namespaces, read-only system, empty folder, nobody as user."""
     visible = ["/usr", "/lib", "/lib64", "/bin", sys.base_prefix, sysconfig.get_paths()["stdlib"]]
     binds = [part for path in dict.fromkeys(visible) for part in ("--ro-bind-try", path, path)]
     return [

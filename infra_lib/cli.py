@@ -1,0 +1,151 @@
+"""The command line: ``infra run``, ``infra status``, ``infra clean``, ``infra book``, ``infra attribute``.
+
+Errors that a user can cause are one sentence on standard error and exit status 2.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infra_lib.errors import InfraError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+
+StudyName = Annotated[str, typer.Option("--study", "-s", help="A file of notebooks/studies.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--parameter", "-p", help="name=value; may be given several times.")
+]
+
+
+@app.command("run")
+def run_command(
+    stages: Annotated[list[str] | None, typer.Argument(help="Stages such as 03; all by default.")] = None,
+    study: StudyName = "small",
+    parameter: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and why.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run the named stages again.")] = False,
+) -> None:
+    """Run a study's notebooks, in order, as far as they are not done."""
+    from infra_lib import pipeline
+    from infra_lib.stage import project_root
+    from infra_lib.study import parse_override
+
+    root = project_root()
+    names = pipeline.find_stages(stages or [])
+    opened = pipeline.open_study(root, study, dict(parse_override(text) for text in parameter or []))
+    if dry_run:
+        for stage, state, note in pipeline.status(root, opened):
+            typer.echo(f"{stage:24} {state:7} {note}")
+        raise typer.Exit(0)
+    with pipeline.locked(root, opened):
+        code = pipeline.run(root, opened, names, force=force)
+    if code:
+        raise InfraError(
+            f"the run stopped; what finished is kept, and `infra run --study {opened.study}` goes on"
+        )
+    for line in pipeline.summary(root, opened.study):
+        typer.echo(f"  {line}")
+
+
+@app.command("status")
+def status_command(study: StudyName = "small", parameter: Overrides = None) -> None:
+    """Show what is done and what would run, and why."""
+    from infra_lib import pipeline
+    from infra_lib.stage import project_root
+    from infra_lib.study import load_study, parse_override
+
+    root = project_root()
+    overrides = dict(parse_override(text) for text in parameter or [])
+    for stage, state, note in pipeline.status(
+        root, load_study(root / "notebooks" / "studies", study, overrides)
+    ):
+        typer.echo(f"{stage:24} {state:7} {note}")
+
+
+@app.command("clean")
+def clean_command(
+    study: Annotated[str | None, typer.Option("--study", "-s", help="Remove this study's results.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Remove all results and the built book.")] = False,
+) -> None:
+    """Remove results."""
+    from infra_lib import pipeline
+    from infra_lib.errors import ParameterError
+    from infra_lib.stage import project_root
+
+    if (study is None) == (not everything):
+        raise ParameterError("--study", study, "given, or --all instead")
+    removed = pipeline.clean(project_root(), study)
+    typer.echo("\n".join(f"removed {path}" for path in removed) or "nothing to remove")
+
+
+@app.command("book")
+def book_command(study: StudyName = "small") -> None:
+    """Build the book from a study's results."""
+    from infra_lib import pipeline
+    from infra_lib.stage import project_root
+
+    root = project_root()
+    page = pipeline.build_book(root, study)
+    for line in pipeline.summary(root, study):
+        typer.echo(f"  {line}")
+    typer.echo(f"The book is at {page}")
+
+
+@app.command("serve")
+def serve_command(port: Annotated[int, typer.Option(help="Port on this machine.")] = 8000) -> None:
+    """Preview the built book at http://127.0.0.1:PORT."""
+    import functools
+    import http.server
+
+    from infra_lib.stage import project_root
+
+    folder = project_root() / "_build" / "html"
+    if not (folder / "index.html").is_file():
+        raise InfraError("no book has been built yet; do `make book` first")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
+        typer.echo(f"The book is served at http://127.0.0.1:{port}; stop with Ctrl-C")
+        server.serve_forever()
+
+
+@app.command("stage", hidden=True)
+def stage_command(
+    stage: str,
+    root: Annotated[Path, typer.Option()],
+    study: StudyName,
+    stamp: Annotated[Path, typer.Option()],
+    force: bool = False,
+) -> None:
+    """Run one stage of an opened study (what Snakemake's rules call)."""
+    from infra_lib import pipeline, runner
+    from infra_lib.files import write_text
+    from infra_lib.stage import data_digest, read_provenance, stage_folder
+
+    runner.run_stage(root, stage, pipeline.resolved_study(root, study), force=force)
+    record = read_provenance(stage_folder(study, stage, root))
+    write_text(stamp, data_digest(record or {}) + "\n")
+
+
+def main() -> None:
+    """Run the command line and turn user errors into one sentence."""
+    try:
+        app()
+    except InfraError as error:
+        typer.echo(f"infra: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("infra: interrupted; what finished is kept", err=True)
+        sys.exit(130)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        typer.echo(f"infra: {os.strerror(error.errno) if error.errno else error}{where}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+r"""Influence scores: how much up-weighting a training example raises a target.
+
+With f the target (mean log-likelihood of correct responses), ∇f its gradient and H the
+damped curvature of the training loss, the preconditioned direction of a layer is
+
+    V = Q_G [ (Q_Gᵀ ∇f Q_A) / (Λ + λ) ] Q_Aᵀ,    λ = damping × mean(Λ),
+
+and the influence of the loss term of token t is the directional derivative
+
+    score_t = ⟨V, ∇_θ log p(y_t | y_<t)⟩,
+
+so that a positive score means: training more on this raises f. Scores of a sentence and
+of an example are sums of their tokens'. Scores are in units of the target (nats) per unit
+of weight in a loss that is the *mean over examples* of the summed token loss; dividing by
+the number of training examples N estimates the change of f when an example's weight goes
+from 1 to 2.
+
+Two readings of a token's influence exist, and they are different things whose sums over
+an example agree:
+
+``loss``
+    The loss *term* of the token, by forward-mode differentiation along V: one pass scores
+    every token (:func:`token_scores`).
+``position``
+    The token's *position*: what its activations contribute to the example's gradient,
+    Σ_layers δ_tᵀ V a_t (:func:`position_scores`), as Grosse et al. (2023, section 2.2) plot it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from infra_lib.curvature import Factors, captured, model_fingerprint, out_by_in
+from infra_lib.errors import ModelError, NumericalError, ParameterError
+from infra_lib.models import Encoded, batches, select_log_probs, token_log_probs
+
+Direction = Mapping[str, Tensor]
+"""One tensor [out, in] per layer name."""
+
+
+def target_gradient(
+    model: Any,
+    names: Sequence[str],
+    targets: Sequence[Encoded],
+    *,
+    pad_id: int = 0,
+    per_token: bool = False,
+    batch_tokens: int = 4096,
+) -> dict[str, Tensor]:
+    """Return ∇f, one tensor [out, in] per layer, f the mean over examples of the response log-likelihood.
+
+    Parameters
+    ----------
+    names
+        Layers to differentiate by.
+    targets
+        Correct responses.
+    per_token
+        Use each example's mean over tokens instead of its sum.
+
+    Raises
+    ------
+    ParameterError
+        For no target examples.
+    NumericalError
+        For a gradient that is zero or not finite.
+    """
+    if not targets:
+        raise ParameterError("target", 0, "at least one correct response")
+    modules = dict(model.named_modules())
+    totals = {name: torch.zeros_like(modules[name].weight, dtype=torch.float32) for name in names}
+    weights = [modules[name].weight for name in names]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        for weight in weights:
+            weight.requires_grad_(True)
+        for batch in batches(targets, batch_tokens=batch_tokens, pad_id=pad_id):
+            log_probs = token_log_probs(model, batch.to(model.device)).sum(1)
+            if per_token:
+                log_probs = log_probs / batch.loss_mask.sum(1).to(log_probs)
+            for name, grad in zip(names, torch.autograd.grad(log_probs.sum(), weights), strict=True):
+                totals[name] += grad.float() / len(targets)
+    finally:
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+    gradient = {name: out_by_in(modules[name], total) for name, total in totals.items()}
+    norm = sum(float(part.square().sum()) for part in gradient.values())
+    if not np.isfinite(norm) or norm == 0:
+        raise NumericalError(f"the target's gradient has squared norm {norm}; it must be finite and above 0")
+    return gradient
+
+
+def precondition(
+    factors: Factors, gradient: Direction, *, damping: float = 0.1, method: str = "ekfac"
+) -> dict[str, Tensor]:
+    """Return V = (H + λ)⁻¹ ∇f per layer, λ = damping × the layer's mean eigenvalue.
+
+    Parameters
+    ----------
+    method
+        ``ekfac``, ``kfac``, ``diagonal`` or ``identity`` (see :mod:`infra_lib.curvature`).
+
+    Raises
+    ------
+    ParameterError
+        For a damping that is not above 0.
+    ModelError
+        For a gradient with layers that the factors do not have.
+    """
+    if not damping > 0 or not np.isfinite(damping):
+        raise ParameterError("damping", damping, "a finite number above 0")
+    if missing := [name for name in gradient if name not in factors.layers]:
+        raise ModelError(f"the factors have no layer {missing[0]}; fit them on the same layers")
+    direction = {}
+    for name, grad in gradient.items():
+        layer = factors.layers[name]
+        values = factors.eigenvalues(name, method).to(grad)
+        values = values + damping * values.mean()
+        if method in ("diagonal", "identity"):
+            direction[name] = grad / values
+        else:
+            q_out, q_in = layer.q_out.to(grad), layer.q_in.to(grad)
+            direction[name] = q_out @ ((q_out.T @ grad @ q_in) / values) @ q_in.T
+        if not torch.isfinite(direction[name]).all():
+            raise NumericalError(f"the preconditioned direction of layer {name} is not finite")
+    return direction
+
+
+def token_scores(
+    model: Any,
+    encoded: Sequence[Encoded],
+    directions: Mapping[str, Direction],
+    *,
+    pad_id: int = 0,
+    batch_tokens: int = 4096,
+    progress: bool = True,
+) -> dict[str, list[np.ndarray]]:
+    """Score every response token of every example on every target: the loss-term reading.
+
+    One forward-mode pass (``torch.func.jvp``) per batch; targets share its primal computation.
+
+    Parameters
+    ----------
+    model
+        Loaded with eager attention, which forward-mode differentiation supports.
+    directions
+        Target name to preconditioned direction.
+
+    Returns
+    -------
+    dict
+        Target name to one array [loss-carrying tokens] per example, in the order of ``encoded``.
+    """
+    names = list(next(iter(directions.values())))
+    modules = dict(model.named_modules())
+    weights = {f"{name}.weight": modules[name].weight.detach() for name in names}
+    tangents = {
+        f"{name}.weight": torch.stack(
+            [out_by_in(modules[name], part[name]).to(modules[name].weight) for part in directions.values()]
+        )
+        for name in names
+    }
+    scores: dict[str, list[np.ndarray]] = {target: [np.empty(0)] * len(encoded) for target in directions}
+    groups = batches(encoded, batch_tokens=batch_tokens, pad_id=pad_id)
+    for batch in tqdm(groups, desc="scoring tokens", unit="batch", disable=not progress):
+        batch = batch.to(model.device)
+
+        def log_probs(values: dict[str, Tensor], batch=batch) -> Tensor:
+            output = torch.func.functional_call(model, values, (), {**batch.inputs, "use_cache": False})
+            return select_log_probs(output.logits, batch)
+
+        def derivative(tangent: dict[str, Tensor], log_probs=log_probs) -> Tensor:
+            return torch.func.jvp(log_probs, (weights,), (tangent,))[1]
+
+        with torch.no_grad():
+            derived = torch.func.vmap(derivative)(tangents).float().cpu().numpy()
+        _scatter(scores, derived, batch)
+    _check(scores)
+    return scores
+
+
+def position_scores(
+    model: Any,
+    encoded: Sequence[Encoded],
+    directions: Mapping[str, Direction],
+    *,
+    pad_id: int = 0,
+    batch_tokens: int = 4096,
+    progress: bool = True,
+) -> dict[str, list[np.ndarray]]:
+    """Score every *position* of every example on every target: the position reading.
+
+    One forward and backward pass per batch; per position Σ_layers −δ_tᵀ V a_t is contracted without
+    forming a per-position gradient.
+
+    Returns
+    -------
+    dict
+        Target name to one array [tokens] per example (prompt positions too, since they carry gradient).
+    """
+    names = list(next(iter(directions.values())))
+    modules = dict(model.named_modules())
+    chosen = {name: modules[name] for name in names}
+    scores: dict[str, list[np.ndarray]] = {target: [np.empty(0)] * len(encoded) for target in directions}
+    groups = batches(encoded, batch_tokens=batch_tokens, pad_id=pad_id)
+    for batch in tqdm(groups, desc="scoring positions", unit="batch", disable=not progress):
+        batch = batch.to(model.device)
+        with captured(model, chosen) as seen:
+            token_log_probs(model, batch).sum().backward()
+        for target, direction in directions.items():
+            total = sum(
+                ((seen[name][0] @ direction[name].to(seen[name][0]).T) * seen[name][1]).sum(-1)
+                for name in names
+            )
+            values = total.float().cpu().numpy()  # type: ignore[union-attr]
+            real = batch.attention_mask.bool().cpu().numpy()
+            for i, row in enumerate(batch.rows):
+                scores[target][row] = values[i][real[i]]
+    _check(scores)
+    return scores
+
+
+def example_scores(token_level: Mapping[str, Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return example scores [examples] per target: sums over the tokens."""
+    return {
+        target: np.array([float(values.sum(dtype=np.float64)) for values in rows])
+        for target, rows in token_level.items()
+    }
+
+
+def sum_over_spans(
+    values: np.ndarray, offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
+) -> np.ndarray:
+    """Return the sum of token scores in each character span [spans].
+
+    A token belongs to the span that holds its first character; tokens at or after the last span's end
+    (an end token) belong to the last span, so that the sums over all spans give the example's score.
+    """
+    starts = np.array([start for start, _ in spans])
+    owner = np.searchsorted(starts, [start for start, _ in offsets], side="right") - 1
+    return np.bincount(owner.clip(min=0), weights=values, minlength=len(spans))
+
+
+def check_model(factors: Factors, model: Any) -> None:
+    """Raise where factors were fitted on other weights than the model's.
+
+    Raises
+    ------
+    ModelError
+        Saying so.
+    """
+    if model_fingerprint(model, list(factors.layers)) != factors.fingerprint:
+        raise ModelError("these factors belong to another model; fit them on this one")
+
+
+def _scatter(scores: dict[str, list[np.ndarray]], derived: np.ndarray, batch: Any) -> None:
+    """Put a batch's derivatives [targets, batch, tokens] where their examples stand."""
+    mask = batch.loss_mask.cpu().numpy()
+    for k, target in enumerate(scores):
+        for i, row in enumerate(batch.rows):
+            scores[target][row] = derived[k, i][mask[i]]
+
+
+def _check(scores: Mapping[str, Sequence[np.ndarray]]) -> None:
+    """Raise for scores that are not finite, all zero, or all equal."""
+    for target, rows in scores.items():
+        values = np.concatenate(rows)
+        if not np.isfinite(values).all():
+            raise NumericalError(f"influence scores on {target} are not finite")
+        if not values.any():
+            raise NumericalError(f"influence scores on {target} are all zero")
+        if values.size > 1 and (values == values[0]).all():
+            raise NumericalError(f"influence scores on {target} are all equal")

@@ -1,0 +1,236 @@
+"""Order, resume, gather: from a study's name to a book.
+
+Snakemake decides what runs and in which order (``workflow/Snakefile``); each of its rules
+calls :mod:`infra_lib.runner`, which looks at content where Snakemake looks at times. The
+book is then built from the results of one study.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from infra_lib.closure import imported, module_files
+from infra_lib.errors import InfraError, ParameterError
+from infra_lib.files import write_json, write_text
+from infra_lib.runner import declared_parameters, notebook_path, why_stale
+from infra_lib.stage import STAGES, read_provenance, replace_folder, stage_folder
+from infra_lib.study import Study, load_study, make_study, unknown
+
+
+def find_stages(names: Sequence[str]) -> list[str]:
+    """Return stages by number or name (``03``, ``03_finetune_evaluate``); all of them for no name."""
+    found = []
+    for name in names:
+        matches = [stage for stage in STAGES if stage == name or stage.split("_")[0] == name]
+        if not matches:
+            raise unknown("stage", name, list(STAGES))
+        found += matches
+    return found or list(STAGES)
+
+
+def open_study(root: Path, name: str, overrides: dict[str, Any]) -> Study:
+    """Load a study and keep its resolved parameters where the stages' rules read them."""
+    study = load_study(root / "notebooks" / "studies", name, overrides)
+    folder = stage_folder(study.study, ".", root).resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "study.json", study.model_dump())
+    except OSError as error:
+        raise ParameterError(
+            "study", name, f"one whose folder can be written ({folder}: {error.strerror})"
+        ) from None
+    return study
+
+
+def resolved_study(root: Path, name: str) -> Study:
+    """Return the study as it was last opened."""
+    path = stage_folder(name, "study.json", root)
+    return make_study(json.loads(path.read_text(encoding="utf-8")))
+
+
+@contextmanager
+def locked(root: Path, study: Study) -> Iterator[None]:
+    """Hold the study's lock; a second run of the same study is told so instead of disturbing the first."""
+    path = stage_folder(study.study, ".lock", root)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            raise InfraError(
+                f"study {study.study} is being run by process {stream.read().strip() or 'unknown'}; "
+                "wait for it, or give this run another name with -p study=NAME"
+            ) from None
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield
+
+
+def run(
+    root: Path, study: Study, stages: Sequence[str], *, dry_run: bool = False, force: bool = False
+) -> int:
+    """Let Snakemake run the stages and what they need; return its exit status."""
+    targets = [str(stamp(root, study.study, stage)) for stage in stages]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(root / "workflow" / "Snakefile"),
+        "--directory",
+        str(stage_folder(study.study, "work", root)),
+        "--cores",
+        "1",
+        "--nolock",
+        "--rerun-incomplete",
+        "--rerun-triggers",
+        "mtime",
+        "params",
+        "input",
+        "--quiet",
+        "all" if not dry_run else "progress",
+        "--config",
+        f"root={root}",
+        f"study={study.study}",
+    ]
+    command += ["--dry-run"] if dry_run else []
+    command += ["--forcerun", *targets] if force else []
+    stage_folder(study.study, "work", root).mkdir(parents=True, exist_ok=True)
+    return subprocess.run([*command, "--", *targets], check=False).returncode
+
+
+def stamp(root: Path, study: str, stage: str) -> Path:
+    """Return the file whose time tells Snakemake that a stage has run."""
+    return stage_folder(study, "work", root) / f"{stage}.done"
+
+
+def rule_inputs(root: Path, study: Study, stage: str) -> list[str]:
+    """Return the files whose change makes Snakemake look at a stage again."""
+    source = notebook_path(root, stage)
+    modules = module_files(imported(source.read_text(encoding="utf-8")))
+    earlier = [stamp(root, study.study, needed) for needed in STAGES[stage]]
+    return [str(path) for path in (source, *modules, *earlier)]
+
+
+def rule_parameters(root: Path, study: Study, stage: str) -> str:
+    """Return the parameters that a stage declares, as text that Snakemake compares."""
+    values = study.model_dump()
+    return json.dumps({name: values[name] for name in declared_parameters(root, stage)}, sort_keys=True)
+
+
+def status(root: Path, study: Study) -> list[tuple[str, str, str]]:
+    """Return, per stage, its state, and when and how long it ran or why it must run."""
+    rows = []
+    for stage in STAGES:
+        record = read_provenance(stage_folder(study.study, stage, root))
+        reasons = why_stale(root, stage, study)
+        if not reasons and record:
+            rows.append(
+                (stage, "done", f"{record['started'][:16].replace('T', ' ')}, {record['seconds']:.0f} s")
+            )
+        else:
+            rows.append((stage, "to run", "; ".join(reasons[:3])))
+    return rows
+
+
+def clean(root: Path, study: str | None) -> list[Path]:
+    """Remove a study's results (or all studies', and the book's copies); return what was removed."""
+    folders = [stage_folder(study, ".", root)] if study else [root / "_build", root / "book" / "results"]
+    removed = [folder.resolve() for folder in folders if folder.exists()]
+    for folder in removed:
+        shutil.rmtree(folder)
+    return removed
+
+
+def summary(root: Path, study: str) -> list[str]:
+    """Return the lines that a run's stages left for its reader, and the times."""
+    lines, times = [], []
+    for stage in STAGES:
+        record = read_provenance(stage_folder(study, stage, root))
+        if record:
+            lines += record["summary"]
+            times.append(f"{stage.split('_')[0]} {record['seconds']:.0f} s")
+    return [*lines, f"time of each notebook: {', '.join(times)}"]
+
+
+# --- The book ----------------------------------------------------------------------------
+
+
+def gather(root: Path, study: str) -> Path:
+    """Copy a study's notebooks, figures and tables to where the book's pages find them.
+
+    Raises
+    ------
+    InfraError
+        For a stage that has not run, or a notebook that holds an error.
+    """
+    new = root / "book" / ".results.part"
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    for stage in STAGES:
+        folder = stage_folder(study, stage, root)
+        if read_provenance(folder) is None or not (folder / "notebook.ipynb").is_file():
+            raise InfraError(f"the book needs {stage}, which has not run: `infra run --study {study}`")
+        write_text(new / f"{stage}.ipynb", _published(root, stage, folder / "notebook.ipynb"))
+        for kind in ("figures", "tables", "data"):
+            if (folder / kind).is_dir():
+                shutil.copytree(folder / kind, new / kind / stage)
+        shutil.copy2(folder / "provenance.json", new / f"{stage}.provenance.json")
+    replace_folder(new, root / "book" / "results")
+    return root / "book" / "results"
+
+
+def _published(root: Path, stage: str, path: Path) -> str:
+    """Return an executed notebook without this machine's paths, refusing one that failed."""
+    text = path.read_text(encoding="utf-8")
+    notebook = json.loads(text)
+    if notebook["metadata"].get("papermill", {}).get("exception"):
+        raise InfraError(f"{stage} ended in an error and is no page of a book; run it again")
+    notebook["metadata"]["papermill"] = {
+        "parameters": notebook["metadata"]["papermill"].get("parameters", {})
+    }
+    notebook["metadata"]["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    for cell in notebook["cells"]:
+        cell["metadata"] = {"tags": cell["metadata"].get("tags", [])}
+        if "injected-parameters" in cell["metadata"]["tags"]:
+            cell["metadata"]["tags"].append("hide-input")
+    return json.dumps(notebook, indent=1, ensure_ascii=False).replace(f"{root}/", "") + "\n"
+
+
+def build_book(root: Path, study: str) -> Path:
+    """Gather a study's results and build the book with warnings fatal; return its first page."""
+    from infra_lib.pages import write_generated
+
+    results = gather(root, study)
+    write_generated(root, study, results)
+    command = [
+        sys.executable,
+        "-m",
+        "jupyter_book",
+        "build",
+        "book",
+        "--config",
+        "_config.yml",
+        "--path-output",
+        ".",
+        "--all",
+        "-W",
+        "-n",
+        "--keep-going",
+        "--quiet",
+    ]
+    done = subprocess.run(command, cwd=root, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise InfraError(f"the book did not build:\n{(done.stderr or done.stdout)[-4000:]}")
+    return root / "_build" / "html" / "index.html"

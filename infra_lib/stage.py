@@ -1,0 +1,295 @@
+"""A stage: one notebook's inputs and outputs, whole or absent, with their provenance.
+
+A notebook opens its stage after its parameters, reads what earlier stages wrote, writes
+tables, figures and fragments for the book, and closes the stage. Until it is closed,
+everything lies in a folder beside the final one, so that nothing looks complete that is
+not; files are checked against their recorded digests before they are used.
+
+Layout of a study's results::
+
+    _build/studies/<study>/<stage>/data/*.parquet, *.json
+                                   figures/<name>.{svg,dark.svg,png,csv,md}
+                                   tables/<name>.md
+                                   provenance.json
+    _build/studies/<study>/runs/   training runs, named by what they depend on
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra_lib.errors import DataError, InfraError, ParameterError
+from infra_lib.files import digest_of, file_digest, write_json, write_text
+from infra_lib.provenance import environment
+from infra_lib.study import Study, make_study, unknown
+
+ROOT_VARIABLE = "INFRA_PROJECT"
+"""Environment variable that names the project folder; by default it is found from the current one."""
+
+STAGES: dict[str, tuple[str, ...]] = {
+    "01_data": (),
+    "02_base_model": (),
+    "03_finetune_evaluate": ("01_data", "02_base_model"),
+    "04_example_influence": ("01_data", "03_finetune_evaluate"),
+    "05_reweighting_arms": ("01_data", "02_base_model", "03_finetune_evaluate"),
+    "06_summary": (
+        "01_data",
+        "02_base_model",
+        "03_finetune_evaluate",
+        "04_example_influence",
+        "05_reweighting_arms",
+    ),
+}
+"""The notebooks in order, and the stages that each reads from."""
+
+
+def project_root() -> Path:
+    """Return the project folder: ``INFRA_PROJECT``, or the first one upwards with ``notebooks/studies``."""
+    if named := os.environ.get(ROOT_VARIABLE):
+        return Path(named).resolve()
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks" / "studies").is_dir():
+            return folder
+    raise InfraError(
+        f"no project in {here} or above it: run this in the project's folder, or set {ROOT_VARIABLE}"
+    )
+
+
+def stage_folder(study: str, stage: str, root: Path | None = None) -> Path:
+    """Return the folder of a stage's results."""
+    return (root or project_root()) / "_build" / "studies" / study / stage
+
+
+def read_provenance(folder: Path) -> dict[str, Any] | None:
+    """Return a finished stage's provenance record, or None where there is none."""
+    try:
+        return json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def damaged_files(folder: Path, record: Mapping[str, Any]) -> list[str]:
+    """Return the recorded files of a stage that are missing or differ from their digest."""
+    return [
+        name
+        for name, digest in record["files"].items()
+        if not (folder / name).is_file() or file_digest(folder / name) != digest
+    ]
+
+
+def data_digest(record: Mapping[str, Any]) -> str:
+    """Return the digest of a stage's data files and parameters: what later stages can depend on."""
+    data = {name: digest for name, digest in record["files"].items() if name.startswith("data/")}
+    return digest_of({"data": data, "effective": record["effective"]})
+
+
+def open_stage(name: str, namespace: Mapping[str, Any]) -> Stage:
+    """Open a stage from a notebook: ``stage = open_stage("01_data", globals())``.
+
+    Parameters
+    ----------
+    name
+        One of :data:`STAGES`.
+    namespace
+        The notebook's global names; those that are parameters of a study are taken.
+
+    Raises
+    ------
+    ParameterError
+        For an unknown stage, an invalid parameter, or a stage before this one that has not run.
+    DataError
+        For a file of an earlier stage that is torn or changed.
+    """
+    if name not in STAGES:
+        raise unknown("stage", name, list(STAGES))
+    declared = {key: namespace[key] for key in Study.model_fields if key in namespace}
+    study = make_study(declared).study
+    root = project_root()
+    inherited: dict[str, Any] = {}
+    upstream: dict[str, dict[str, Any]] = {}
+    for needed in STAGES[name]:
+        folder = stage_folder(study, needed, root)
+        record = read_provenance(folder)
+        if record is None:
+            raise ParameterError(
+                "study",
+                study,
+                f"one in which {needed} has run: do `infra run {needed[:2]} --study {study}` first",
+            )
+        if damaged := damaged_files(folder, record):
+            raise DataError(
+                folder / damaged[0], f"is missing or changed since it was written; run {needed} again"
+            )
+        inherited |= record["effective"]
+        upstream[needed] = record
+    params = make_study({**inherited, **declared})
+    _set_display()
+    return Stage(name, params, declared, upstream, root)
+
+
+class Stage:
+    """An open stage; made by :func:`open_stage`.
+
+    Attributes
+    ----------
+    params
+        The checked parameters: those that the notebook declares, then those of earlier stages.
+    runs
+        Folder of training runs, shared by the stages of a study; each is named by what it depends on.
+    workspace
+        Folder for checkpoints of this stage, kept when a run is interrupted.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        params: Study,
+        declared: Mapping[str, Any],
+        upstream: Mapping[str, dict[str, Any]],
+        root: Path,
+    ) -> None:
+        self.name, self.params, self.root = name, params, root
+        self._declared, self._upstream = dict(declared), dict(upstream)
+        self._final = stage_folder(params.study, name, root)
+        self._part = self._final.with_name(f".{name}.part")
+        shutil.rmtree(self._part, ignore_errors=True)
+        self._part.mkdir(parents=True)
+        self._summary: list[str] = []
+        self._started = time.perf_counter()
+        self._start_time = datetime.now(UTC)
+        self.runs = self._final.parent / "runs"
+        self.workspace = self._final.parent / "work" / name
+        self.runs.mkdir(exist_ok=True)
+        self.workspace.mkdir(parents=True, exist_ok=True)
+
+    # --- reading ---------------------------------------------------------------------
+
+    def project_path(self, path: str) -> Path:
+        """Return a path of the project, absolute."""
+        return self.root / path
+
+    def folder_of(self, stage: str) -> Path:
+        """Return the results folder of an earlier stage.
+
+        Raises
+        ------
+        ParameterError
+            For a stage that this one does not declare to read from.
+        """
+        if stage not in self._upstream:
+            raise unknown("stage", stage, list(self._upstream))
+        return stage_folder(self.params.study, stage, self.root)
+
+    def read_table(self, stage: str, name: str) -> pd.DataFrame:
+        """Read a table that an earlier stage wrote."""
+        return pd.read_parquet(self.folder_of(stage) / "data" / f"{name}.parquet")
+
+    def read_json(self, stage: str, name: str) -> Any:
+        """Read a JSON value that an earlier stage wrote."""
+        return json.loads((self.folder_of(stage) / "data" / f"{name}.json").read_text(encoding="utf-8"))
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """Return the provenance records of the stages that this one reads from."""
+        return dict(self._upstream)
+
+    # --- writing ---------------------------------------------------------------------
+
+    def write_table(self, name: str, frame: pd.DataFrame) -> Path:
+        """Write a table as parquet, with study, stage and parameters in its metadata."""
+        path = self._part / "data" / f"{name}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        note = json.dumps({"study": self.params.study, "stage": self.name, "parameters": self._effective()})
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"infra": note.encode()})
+        pq.write_table(table, path)
+        return path
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write a JSON value."""
+        path = self._part / "data" / f"{name}.json"
+        write_json(path, value)
+        return path
+
+    def write_markdown(self, name: str, text: str) -> Path:
+        """Write a fragment that pages of the book include."""
+        path = self._part / "tables" / f"{name}.md"
+        write_text(path, text.rstrip() + "\n")
+        return path
+
+    def write_figure(self, name: str, figure: Any, *, data: pd.DataFrame, alt: str, caption: str) -> Any:
+        """Write a figure (SVG for light and dark pages, PNG), its data (CSV) and its book fragment.
+
+        Returns
+        -------
+        ShownFigure
+            What a notebook shows when it stands at the end of a cell.
+        """
+        from infra_lib.style import save_figure
+
+        return save_figure(
+            self._part / "figures", self.name, name, figure, data=data, alt=alt, caption=caption
+        )
+
+    def write_summary(self, lines: Sequence[str]) -> None:
+        """Add lines to the summary that is printed after a run."""
+        self._summary += list(lines)
+
+    def close(self) -> Path:
+        """Record provenance and put the results in place, in one step."""
+        files = {
+            str(path.relative_to(self._part)): file_digest(path)
+            for path in sorted(self._part.rglob("*"))
+            if path.is_file()
+        }
+        record = {
+            "stage": self.name,
+            "study": self.params.study,
+            "parameters": self._declared,
+            "effective": self._effective(),
+            "seeds": {key: value for key, value in self.params.model_dump().items() if "seed" in key},
+            "environment": environment(self.params.device),
+            "started": self._start_time.isoformat(timespec="seconds"),
+            "seconds": round(time.perf_counter() - self._started, 1),
+            "reads": {name: data_digest(upstream) for name, upstream in self._upstream.items()},
+            "summary": self._summary,
+            "files": files,
+        }
+        write_json(self._part / "provenance.json", record)
+        replace_folder(self._part, self._final)
+        return self._final
+
+    def _effective(self) -> dict[str, Any]:
+        """Parameters that the results depend on: declared here or in the stages before."""
+        names = set(self._declared)
+        for record in self._upstream.values():
+            names |= set(record["effective"])
+        values = self.params.model_dump()
+        return {name: values[name] for name in sorted(names - {"study", "processes"})}
+
+
+def replace_folder(new: Path, old: Path) -> None:
+    """Put a finished folder in the place of an old one; a crash leaves the old or the new, whole."""
+    aside = old.with_name(f".{old.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    if old.exists():
+        old.rename(aside)
+    new.rename(old)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _set_display() -> None:
+    pd.set_option("display.precision", 3)
+    pd.set_option("display.max_columns", 20)
+    pd.set_option("display.max_colwidth", 60)

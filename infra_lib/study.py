@@ -1,0 +1,193 @@
+"""A study: every parameter of the notebooks, typed and checked before anything runs.
+
+Studies are flat YAML files under ``notebooks/studies``; they are papermill parameter
+files too. A notebook declares the parameters that it uses; what it does not declare it
+takes from the steps before it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from infra_lib.errors import DataError, ParameterError
+
+Level = Annotated[int, Field(ge=1, le=5)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+
+WITHOUT_EFFECT = frozenset({"study", "processes"})
+"""Parameters that change where and how fast results come, and not what they are."""
+
+
+class Study(BaseModel):
+    """Parameters of a study; defaults are those of the study ``small``.
+
+    Each field's description completes the sentence "it must be …".
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    study: str = Field(
+        "small", pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$", description="a name of small letters, digits, - and _"
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="a whole number, 0 or more")
+
+    difficulties: list[Level] = Field(
+        [1, 2, 3, 4, 5], min_length=1, description="a list of distinct whole numbers from 1 to 5"
+    )
+    train_examples: int = Field(1500, ge=10, description="a whole number, 10 or more")
+    swap_pool_examples: int = Field(1500, ge=0, description="a whole number, 0 or more")
+    target_examples: int = Field(400, ge=10, description="a whole number, 10 or more")
+    test_examples: int = Field(500, ge=10, description="a whole number, 10 or more")
+    exploratory_fraction: Fraction = Field(0.25, description="a number from 0 to 1")
+    mend_fraction: Fraction = Field(0.5, description="a number from 0 to 1")
+    conversational_fraction: Fraction = Field(0.5, description="a number from 0 to 1")
+
+    base_folder: str = Field(
+        "records/base", min_length=1, description="a folder with one base model per seed (seed0, seed1, …)"
+    )
+    base_seeds: Seeds = Field([0, 1], description="a non-empty list of distinct whole numbers, 0 or more")
+    retrain_base: bool = Field(False, description="true or false")
+    pretrain_tokens: int = Field(3_000_000, ge=10_000, description="a whole number, 10000 or more")
+
+    epochs: int = Field(3, ge=1, le=1000, description="a whole number from 1 to 1000")
+    batch_size: int = Field(16, ge=1, description="a whole number, 1 or more")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="a number above 0, at most 1")
+    warmup_fraction: Fraction = Field(0.05, description="a number from 0 to 1")
+    weight_decay: float = Field(0.01, ge=0, le=1, description="a number from 0 to 1")
+    fine_tune_seeds: Seeds = Field(
+        [0, 1, 2], description="a non-empty list of distinct whole numbers, 0 or more"
+    )
+    max_new_tokens: int = Field(320, ge=1, le=100_000, description="a whole number from 1 to 100000")
+
+    damping: float = Field(0.1, gt=0, description="a number above 0 (a multiple of the mean eigenvalue)")
+    factor_labels: Literal["sampled", "empirical"] = Field("sampled", description="sampled or empirical")
+
+    arms: list[Literal["uniform", "flip", "reverse", "hard_hard", "easy_easy"]] = Field(
+        ["uniform", "flip", "reverse"],
+        min_length=1,
+        description="a list of uniform, flip, reverse, hard_hard, easy_easy",
+    )
+    easy: list[Level] = Field([1, 2], min_length=1, description="a list of whole numbers from 1 to 5")
+    hard: list[Level] = Field([4, 5], min_length=1, description="a list of whole numbers from 1 to 5")
+    swap_fraction: Fraction = Field(1.0, description="a number from 0 to 1")
+
+    bootstrap_samples: int = Field(2000, ge=100, description="a whole number, 100 or more")
+    confidence: float = Field(0.95, gt=0, lt=1, description="a number between 0 and 1, such as 0.95")
+    processes: int = Field(2, ge=1, le=1024, description="a whole number, 1 or more")
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:0")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_in_text(cls, values: Any) -> Any:
+        """Accept ``1e-3``, which YAML reads as text, for fields that are floats."""
+        if not isinstance(values, Mapping):
+            return values
+        mended = dict(values)
+        for name, value in values.items():
+            known = cls.model_fields.get(name)
+            written = isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value)
+            if known and known.annotation is float and written:
+                mended[name] = float(value)
+        return mended
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Study:
+        for name in ("difficulties", "base_seeds", "fine_tune_seeds", "arms"):
+            value = getattr(self, name)
+            if len(set(value)) != len(value):
+                raise ParameterError(name, value, "free of repetitions")
+        if len(self.easy) != len(self.hard) or set(self.easy) & set(self.hard):
+            raise ParameterError(
+                "hard", self.hard, f"as long as easy ({self.easy}) and share no level with it"
+            )
+        if missing := sorted(set(self.easy + self.hard) - set(self.difficulties)):
+            raise ParameterError(
+                "difficulties", self.difficulties, f"complete: easy and hard name {missing} too"
+            )
+        return self
+
+    def finetune_config(self) -> Any:
+        """Return the fine-tuning settings of this study."""
+        from infra_lib.finetune import FinetuneConfig
+
+        return FinetuneConfig(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            warmup_fraction=self.warmup_fraction,
+        )
+
+
+def make_study(values: Mapping[str, Any]) -> Study:
+    """Return a checked study.
+
+    Raises
+    ------
+    ParameterError
+        Naming the first parameter that is unknown or has a value that it cannot have.
+    """
+    for name in values:
+        if name not in Study.model_fields:
+            raise unknown("parameter", str(name), list(Study.model_fields))
+    try:
+        return Study.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise ParameterError(name, values.get(name), str(Study.model_fields[name].description)) from None
+
+
+def unknown(what: str, name: str, choices: list[str]) -> ParameterError:
+    """Return the error for a name that does not exist, with the nearest one first."""
+    near = difflib.get_close_matches(name, choices, n=1)
+    hint = f"{near[0]!r} (did you mean that?) or " if near else ""
+    return ParameterError(what, name, f"{hint}one of {', '.join(choices)}")
+
+
+def study_names(folder: Path) -> list[str]:
+    """Return the names of the studies in a folder."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def load_study(folder: Path, name: str, overrides: Mapping[str, Any] | None = None) -> Study:
+    """Read ``folder/name.yaml`` and apply overrides.
+
+    Raises
+    ------
+    ParameterError
+        For an unknown study, or a parameter that is unknown or invalid.
+    DataError
+        For a file that is no flat YAML mapping.
+    """
+    path = folder / f"{name}.yaml"
+    if name not in study_names(folder):
+        raise unknown("study", name, study_names(folder))
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(path, f"is no YAML file ({error})") from None
+    if not isinstance(values, dict):
+        raise DataError(path, "must be a mapping of parameter names to values")
+    return make_study({"study": name, **values, **(overrides or {})})
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Return name and value of ``name=value``, the value read as YAML (``-p epochs=2 -p base_seeds=[0]``)."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise ParameterError("-p", text, "of the form name=value")
+    try:
+        return name.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ParameterError(
+            name.strip(), value, "a YAML value such as 3, 0.5, true, cpu or [0, 1]"
+        ) from None
