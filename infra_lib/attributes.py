@@ -9,7 +9,7 @@ says that up-weighting the group raises the target.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +17,7 @@ import pandas as pd
 
 from infra_lib.errors import NumericalError, ParameterError
 from infra_lib.examples import Example
+from infra_lib.frames import rows as each_row
 from infra_lib.statistics import crossed_bootstrap, paired_difference
 
 
@@ -41,7 +42,7 @@ def correct_responses(
     domains = sorted({example.domain for example in problems})
     solved: dict[int, dict[str, list[Example]]] = {}
     for base_seed, rows in answers[answers["correct"]].groupby("base_seed"):
-        examples = [replace(by_id[row.id], response=row.response, sentences=()) for row in rows.itertuples()]
+        examples = [replace(by_id[row.id], response=row.response, sentences=()) for row in each_row(rows)]
         solved[int(base_seed)] = {d: [ex for ex in examples if ex.domain == d] for d in domains}
     for base_seed in answers["base_seed"].unique():
         for domain in domains:
@@ -148,8 +149,11 @@ def group_influence(
     return pd.DataFrame(rows)
 
 
-def _tables(scores: pd.DataFrame, examples: pd.DataFrame, keys: list[str]):
+def _tables(
+    scores: pd.DataFrame, examples: pd.DataFrame, keys: list[str]
+) -> Iterator[tuple[tuple, np.ndarray]]:
     """Yield ((target, *group), table [models, examples]) in sorted order."""
+    # Standardised over all examples, then cut to those at hand.
     merged = standardised(scores).merge(examples[["id", *keys]], on="id", validate="many_to_one")
     for group, rows in merged.groupby(["target", *keys], sort=True, observed=True):
         yield group, rows.pivot(index="base_seed", columns="id", values="z").to_numpy()
@@ -174,35 +178,78 @@ def hard_minus_easy(
         help more.
     """
     levels = dict.fromkeys(easy, "easy") | dict.fromkeys(hard, "hard")
-    banded = examples.assign(band=examples["difficulty"].map(levels)).dropna(subset=["band"])
-    cells = dict(_tables(scores[scores["id"].isin(banded["id"])], banded, ["domain", "band"]))
+    banded = examples.assign(band=examples["difficulty"].map(levels))
+    return contrast(
+        scores, banded, "band", ("hard", "easy"), samples=samples, confidence=confidence, seed=seed
+    )
+
+
+def contrast(
+    scores: pd.DataFrame,
+    examples: pd.DataFrame,
+    column: str,
+    values: tuple[str, str],
+    *,
+    samples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return, per target and training domain, the mean influence of one group minus that of another.
+
+    Parameters
+    ----------
+    column, values
+        The groups: examples whose ``column`` is the first value, minus those with the second.
+
+    Returns
+    -------
+    pandas.DataFrame
+        target, domain, difference, low, high, n_<first>, n_<second>, runs, for domains that have both.
+    """
+    chosen = examples[examples[column].isin(values)]
+    cells = dict(_tables(scores, chosen, ["domain", column]))
     rows = []
     for target, domain in sorted({(key[0], key[1]) for key in cells}):
-        parts = {b: cells[target, domain, b] for b in ("hard", "easy") if (target, domain, b) in cells}
+        parts = {v: cells[target, domain, v] for v in values if (target, domain, v) in cells}
         if len(parts) < 2:
             continue
-        means = {}
-        for stream, (band, table) in enumerate(parts.items()):
-            # The bands share their models (same seed) and not their examples (another stream).
-            means[band] = crossed_bootstrap(
-                table, samples=samples, confidence=confidence, seed=seed, problem_stream=stream
-            )
-        draws = means["hard"][1] - means["easy"][1]
+        # The groups share their models (same seed) and not their examples (another stream).
+        means = [
+            crossed_bootstrap(table, samples=samples, confidence=confidence, seed=seed, problem_stream=stream)
+            for stream, table in enumerate(parts.values())
+        ]
         tail = (1 - confidence) / 2
-        low, high = np.quantile(draws, [tail, 1 - tail])
+        low, high = np.quantile(means[0][1] - means[1][1], [tail, 1 - tail])
         rows.append(
             {
                 "target": target,
                 "domain": domain,
-                "difference": means["hard"][0].mean - means["easy"][0].mean,
+                "difference": means[0][0].mean - means[1][0].mean,
                 "low": float(low),
                 "high": float(high),
-                "n_hard": means["hard"][0].problems,
-                "n_easy": means["easy"][0].problems,
-                "runs": means["hard"][0].runs,
+                f"n_{values[0]}": means[0][0].problems,
+                f"n_{values[1]}": means[1][0].problems,
+                "runs": means[0][0].runs,
             }
         )
     return pd.DataFrame(rows)
+
+
+def extreme_examples(scores: pd.DataFrame, examples: pd.DataFrame, *, count: int = 3) -> pd.DataFrame:
+    """Return, per target, the examples that help and hinder most, by mean standardised score over models.
+
+    Returns
+    -------
+    pandas.DataFrame
+        target, side (helps, hinders), z, id, domain, difficulty, category, prompt, response.
+    """
+    mean = standardised(scores).groupby(["target", "id"])["z"].mean().reset_index()
+    parts = []
+    for _, rows in mean.groupby("target"):
+        ordered = rows.sort_values(["z", "id"], ascending=[False, True])
+        parts += [ordered.head(count).assign(side="helps"), ordered.tail(count)[::-1].assign(side="hinders")]
+    columns = ["id", "domain", "difficulty", "category", "prompt", "response"]
+    return pd.concat(parts).merge(examples[columns], on="id", how="left").reset_index(drop=True)
 
 
 def rank_agreement(scores: pd.DataFrame) -> pd.DataFrame:

@@ -29,6 +29,7 @@ def run_command(
     parameter: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and why.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Run the named stages again.")] = False,
+    quiet_summary: Annotated[bool, typer.Option("--quiet-summary", hidden=True)] = False,
 ) -> None:
     """Run a study's notebooks, in order, as far as they are not done."""
     from infra_lib import pipeline
@@ -48,7 +49,7 @@ def run_command(
         raise InfraError(
             f"the run stopped; what finished is kept, and `infra run --study {opened.study}` goes on"
         )
-    for line in pipeline.summary(root, opened.study):
+    for line in [] if quiet_summary else pipeline.summary(root, opened.study):
         typer.echo(f"  {line}")
 
 

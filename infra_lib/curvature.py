@@ -36,7 +36,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
 from infra_lib.errors import DataError, ModelError, NumericalError, ParameterError
@@ -52,7 +52,7 @@ LABELS = ("sampled", "empirical")
 
 def weight_shape(module: nn.Module) -> tuple[int, int]:
     """Return (out, in) of a linear layer; GPT-2's Conv1D stores its weight as [in, out]."""
-    rows, columns = module.weight.shape  # type: ignore[union-attr,misc]
+    rows, columns = module.weight.shape
     return (int(columns), int(rows)) if isinstance(module, Conv1D) else (int(rows), int(columns))
 
 

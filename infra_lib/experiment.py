@@ -50,7 +50,7 @@ class Run:
     test: Sequence[Example]
     config: FinetuneConfig
     root: Path
-    max_new_tokens: int = 240
+    max_new_tokens: int = 320
     weights: Sequence[float] | None = None
     device: str = "cpu"
     labels: dict[str, str | int] = field(default_factory=dict)

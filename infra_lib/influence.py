@@ -28,17 +28,17 @@ an example agree:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from infra_lib.curvature import Factors, captured, model_fingerprint, out_by_in
 from infra_lib.errors import ModelError, NumericalError, ParameterError
-from infra_lib.models import Encoded, batches, select_log_probs, token_log_probs
+from infra_lib.models import Batch, Encoded, batches, select_log_probs, token_log_probs
 
 Direction = Mapping[str, Tensor]
 """One tensor [out, in] per layer name."""
@@ -175,11 +175,13 @@ def token_scores(
     for batch in tqdm(groups, desc="scoring tokens", unit="batch", disable=not progress):
         batch = batch.to(model.device)
 
-        def log_probs(values: dict[str, Tensor], batch=batch) -> Tensor:
+        def log_probs(values: dict[str, Tensor], batch: Batch = batch) -> Tensor:
             output = torch.func.functional_call(model, values, (), {**batch.inputs, "use_cache": False})
             return select_log_probs(output.logits, batch)
 
-        def derivative(tangent: dict[str, Tensor], log_probs=log_probs) -> Tensor:
+        def derivative(
+            tangent: dict[str, Tensor], log_probs: Callable[[dict[str, Tensor]], Tensor] = log_probs
+        ) -> Tensor:
             return torch.func.jvp(log_probs, (weights,), (tangent,))[1]
 
         with torch.no_grad():

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging as hf_logging
 
 from infra_lib.errors import DataError, ModelError
 from infra_lib.examples import Example
@@ -56,6 +57,7 @@ def load_model(
         Where the folder is missing, torn, or of an architecture that transformers cannot load.
     """
     check_model_folder(source)
+    hf_logging.disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(
             str(source),

@@ -216,8 +216,8 @@ def build_book(root: Path, study: str) -> Path:
     write_generated(root, study, results)
     command = [
         sys.executable,
-        "-m",
-        "jupyter_book",
+        "-c",
+        "from jupyter_book.cli.main import main; main()",
         "build",
         "book",
         "--config",

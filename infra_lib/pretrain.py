@@ -45,10 +45,10 @@ class PretrainConfig:
         Of AdamW; the rate decays linearly to zero.
     """
 
-    tokens: int = 3_000_000
-    hidden: int = 96
+    tokens: int = 8_000_000
+    hidden: int = 128
     layers: int = 4
-    heads: int = 3
+    heads: int = 4
     intermediate: int = 256
     block: int = 320
     batch: int = 4

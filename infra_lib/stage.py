@@ -8,7 +8,7 @@ not; files are checked against their recorded digests before they are used.
 Layout of a study's results::
 
     _build/studies/<study>/<stage>/data/*.parquet, *.json
-                                   figures/<name>.{svg,dark.svg,png,csv,md}
+                                   figures/<name>.{svg,png,csv,md}
                                    tables/<name>.md
                                    provenance.json
     _build/studies/<study>/runs/   training runs, named by what they depend on
@@ -229,7 +229,7 @@ class Stage:
         return path
 
     def write_figure(self, name: str, figure: Any, *, data: pd.DataFrame, alt: str, caption: str) -> Any:
-        """Write a figure (SVG for light and dark pages, PNG), its data (CSV) and its book fragment.
+        """Write a figure (SVG, PNG), its data (CSV) and its book fragment.
 
         Returns
         -------

@@ -88,9 +88,7 @@ def test_token_matched_arms_have_the_uniform_number_of_tokens_in_each_domain(nam
 def test_weight_mode_keeps_every_example_and_has_mean_one_in_each_domain() -> None:
     arm = build_arm("flip", TRAIN, mode="weight", ratio=9.0)
     assert arm.examples == tuple(TRAIN)
-    by = {
-        (ex.domain, ex.difficulty): weight for ex, weight in zip(arm.examples, arm.weights, strict=True)
-    }
+    by = {(ex.domain, ex.difficulty): weight for ex, weight in zip(arm.examples, arm.weights, strict=True)}
     assert by["math", 5] == pytest.approx(9 * by["math", 1])
     assert by["code", 1] == pytest.approx(9 * by["code", 5])
     assert by["math", 3] == pytest.approx(3 * by["math", 1])

@@ -36,7 +36,7 @@ def main() -> None:
         with open(os.path.basename(name), "w", encoding="utf-8") as stream:
             stream.write(text)
     take_limits(request["limits"])
-    scope = {"__name__": "__main__"}
+    scope: dict = {"__name__": "__main__"}
     if "function" not in request:
         sys.stdin = io.StringIO(request["stdin"])
         exec(compile(request["program"], "program.py", "exec"), scope)

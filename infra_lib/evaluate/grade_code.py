@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from infra_lib.errors import ParameterError
 from infra_lib.evaluate import sandbox

@@ -52,10 +52,9 @@ class Step:
     kind
         ``map``, ``filter``, ``order`` or ``slice``.
     name
-        For a map the operation's name, else above, below, even, odd, multiple, reverse, sort, sort_down,
-        first, last, skip.
+        For a map the operation's name, else above, below, even, odd, reverse, sort, sort_down, first, last.
     number
-        Threshold, divisor or count, where the step has one.
+        Threshold or count, where the step has one.
     operation
         The operation of a map.
     """
@@ -74,13 +73,11 @@ class Step:
             "below": f"keep only numbers below {self.number}",
             "even": "keep only even numbers",
             "odd": "keep only odd numbers",
-            "multiple": f"keep only multiples of {self.number}",
             "reverse": "reverse the list",
             "sort": "sort the list from small to large",
             "sort_down": "sort the list from large to small",
             "first": f"keep the first {self.number}",
             "last": f"keep the last {self.number}",
-            "skip": f"skip the first {self.number}",
         }[self.name]
 
     @property
@@ -93,13 +90,11 @@ class Step:
             "below": f"v < {self.number}",
             "even": "v % 2 == 0",
             "odd": "v % 2 == 1",
-            "multiple": f"v % {self.number} == 0",
             "reverse": "x[::-1]",
             "sort": "sorted(x)",
             "sort_down": "sorted(x)[::-1]",
             "first": f"x[:{self.number}]",
             "last": f"x[-{self.number}:]",
-            "skip": f"x[{self.number}:]",
         }[self.name]
 
     @property
@@ -125,8 +120,6 @@ class Step:
                 return [v for v in x if v % 2 == 0]
             case "odd":
                 return [v for v in x if v % 2 == 1]
-            case "multiple":
-                return [v for v in x if v % n == 0]
             case "reverse":
                 return x[::-1]
             case "sort":
@@ -135,10 +128,8 @@ class Step:
                 return sorted(x)[::-1]
             case "first":
                 return x[:n]
-            case "last":
-                return x[-n:]
             case _:
-                return x[n:]
+                return x[-n:]
 
 
 @dataclass(frozen=True)
@@ -202,12 +193,12 @@ def draw_step(rng: random.Random) -> Step:
         operation = draw_operation(rng)
         return Step("map", operation.name, operation=operation)
     if kind == "filter":
-        name = rng.choices(("above", "below", "even", "odd", "multiple"), weights=(4, 4, 2, 2, 1))[0]
-        number = {"above": rng.randint(5, 70), "below": rng.randint(20, 90), "multiple": rng.randint(3, 9)}
+        name = rng.choices(("above", "below", "even", "odd"), weights=(4, 4, 2, 2))[0]
+        number = {"above": rng.randint(5, 70), "below": rng.randint(20, 90)}
         return Step("filter", name, number.get(name, 0))
     if kind == "order":
         return Step("order", rng.choice(("reverse", "sort", "sort_down")))
-    return Step("slice", rng.choice(("first", "last", "skip")), rng.randint(1, 5))
+    return Step("slice", rng.choice(("first", "last")), rng.randint(1, 5))
 
 
 def draw_task(rng: random.Random, difficulty: int) -> Task:
@@ -254,7 +245,7 @@ def write_example(
 
 
 def _tell(rng: random.Random, words: list[str]) -> list[str]:
-    sentences = []
+    sentences: list[str] = []
     for group in told_order(rng, len(words)):
         opening = "" if not sentences else rng.choice(("Then ", "Next ", "After that "))
         if len(group) == 1:

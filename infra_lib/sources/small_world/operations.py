@@ -15,16 +15,16 @@ import random
 from dataclasses import dataclass
 
 PHRASES: dict[str, tuple[str, ...]] = {
-    "add": ("rises by {0}", "goes up by {0}", "gains {0}", "grows by {0}"),
-    "subtract": ("drops by {0}", "goes down by {0}", "loses {0}", "shrinks by {0}"),
+    "add": ("rises by {0}", "goes up by {0}"),
+    "subtract": ("drops by {0}", "goes down by {0}"),
     "double": ("doubles", "is multiplied by 2"),
     "triple": ("triples", "is multiplied by 3"),
     "halve": ("is halved", "is cut in half"),
-    "cap": ("is capped at {0}", "is limited to at most {0}"),
-    "raise": ("is raised to at least {0}", "is lifted to at least {0}"),
-    "last_digit": ("keeps only its last digit", "is cut to its last digit"),
-    "take_from": ("is taken from {0}", "is subtracted from {0}"),
-    "branch": ("gains {1} if above {0} else loses {2}", "rises by {1} if above {0} else drops by {2}"),
+    "cap": ("is capped at {0}",),
+    "raise": ("is raised to at least {0}",),
+    "last_digit": ("keeps only its last digit",),
+    "take_from": ("is taken from {0}",),
+    "branch": ("rises by {1} if above {0} else drops by {2}",),
 }
 """Ways to tell each operation, after the subject ("it", "each number"); halves round down."""
 
@@ -171,7 +171,7 @@ def tell(rng: random.Random, subject: str, phrases: list[str]) -> list[str]:
     ``phrases`` are predicates; ``subject`` comes before each ("it", "each number"), and assignments
     ("x =") keep their small letter.
     """
-    sentences = []
+    sentences: list[str] = []
     for group in told_order(rng, len(phrases)):
         opening = "" if not sentences else rng.choice(("Then ", "Next ", "After that "))
         if len(group) == 1:

@@ -17,7 +17,7 @@ from infra_lib.sources.small_world.splits import split_of
 
 
 def _sums(rng: random.Random) -> str:
-    lines = []
+    lines: list[str] = []
     while len(lines) < 10:
         op, x = draw_operation(rng), rng.randint(0, 99)
         if 0 <= op.apply(x) <= 99:
@@ -81,12 +81,12 @@ def _solved_code(rng: random.Random) -> str:
 
 
 MIX: dict[Callable[[random.Random], str], float] = {
-    _sums: 0.20,
-    _story: 0.12,
+    _sums: 0.12,
+    _story: 0.08,
     _snippet: 0.13,
-    _ordering: 0.25,
-    _solved_math: 0.15,
-    _solved_code: 0.15,
+    _ordering: 0.22,
+    _solved_math: 0.20,
+    _solved_code: 0.25,
 }
 """Kinds of document and their share of the tokens."""
 

@@ -1,0 +1,81 @@
+"""Verdicts on the paper's claims, by one rule that was written down before the runs.
+
+An effect is *reproduced* where its interval lies wholly on the side that the paper
+reports, *not reproduced* where it lies wholly on the other side, and *undecided* where it
+holds zero. An effect without an experiment is *not measured*. Nothing else enters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from infra_lib.paper import load_paper, mark_says
+
+
+def verdict(low: float, high: float, direction: str) -> str:
+    """Return the verdict on an effect whose reported direction is ``up`` or ``down``."""
+    if low <= 0 <= high:
+        return "undecided"
+    return "reproduced" if (low > 0) == (direction == "up") else "not reproduced"
+
+
+def measure_claims(measured: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return one row per test of a claim: reported beside measured, with a verdict.
+
+    Parameters
+    ----------
+    measured
+        ``influence`` (hard minus easy: target, domain, difference, low, high), ``arms`` (arm_a, arm_b,
+        domain, difference, …), ``transfer`` (target, domain, mean, …) and ``category`` (symbolic minus
+        conversational: target, domain, difference, …).
+
+    Returns
+    -------
+    pandas.DataFrame
+        claim, title, test, says, domain, direction, reported, mark, mark_says, mean, low, high, unit,
+        digits, runs, n, verdict.
+    """
+    rows = []
+    for claim in load_paper()["claims"]:
+        for test in claim["tests"]:
+            mark = test.get("mark") or claim.get("mark")
+            row = {
+                "claim": claim["id"],
+                "title": claim["title"],
+                "test": test["id"],
+                "says": test["says"],
+                "domain": test.get("target", test["domain"]),
+                "direction": test["direction"],
+                "reported": test.get("reported", ""),
+                "mark": mark or "",
+                "mark_says": mark_says(mark),
+            }
+            rows.append(row | _measurement(test, measured))
+    return pd.DataFrame(rows)
+
+
+def _measurement(test: Mapping[str, Any], measured: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    frame = measured.get(test["effect"])
+    keys = ("arm_a", "arm_b", "domain") if test["effect"] == "arms" else ("target", "domain")
+    found = pd.DataFrame() if frame is None else frame
+    for key in keys if not found.empty else ():
+        found = found[found[key] == test[key]]
+    if found.empty:
+        nothing = {"mean": None, "low": None, "high": None, "unit": "", "digits": 0, "runs": 0, "n": 0}
+        return nothing | {"verdict": "not measured"}
+    row = found.iloc[0]
+    arms = test["effect"] == "arms"
+    counts = [int(row[name]) for name in found.columns if name == "n" or name.startswith("n_")]
+    return {
+        "mean": float(row["mean"] if "mean" in found.columns else row["difference"]),
+        "low": float(row["low"]),
+        "high": float(row["high"]),
+        "unit": "accuracy" if arms else "sd",
+        "digits": 3 if arms else 2,
+        "runs": int(row["runs"]),
+        "n": sum(counts),
+        "verdict": verdict(row["low"], row["high"], test["direction"]),
+    }

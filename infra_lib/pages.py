@@ -1,0 +1,154 @@
+"""The book's generated text: landing page, status, parameters, and what the paper reports.
+
+Pages are written by hand and include these fragments, so that no number on a page is typed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from infra_lib import paper, tables
+from infra_lib.files import write_text
+from infra_lib.frames import rows as each_row
+from infra_lib.runner import parameters_cell, read_notebook
+from infra_lib.stage import STAGES
+from infra_lib.study import Study
+
+
+def write_generated(root: Path, study: str, results: Path) -> None:
+    """Write every generated fragment to ``results/generated``."""
+    records = {
+        stage: json.loads((results / f"{stage}.provenance.json").read_text(encoding="utf-8"))
+        for stage in STAGES
+    }
+    claims = pd.read_parquet(results / "data" / "06_summary" / "claims.parquet")
+    accuracy = pd.read_parquet(results / "data" / "03_finetune_evaluate" / "accuracy.parquet")
+    fragments = {
+        "landing": landing(claims, accuracy, records),
+        "verdict_counts": verdict_counts(claims),
+        "status": status(study, records),
+        "parameters": parameters(root),
+        "paper_citation": citation(),
+        "paper_marks": paper.marks_list(),
+        "paper_facts": paper.facts_table(),
+        "paper_numbers": paper.numbers_table(),
+        "paper_unknown": paper.bullet_list("unknown"),
+        "paper_confounds": paper.bullet_list("confounds"),
+    }
+    for name, text in fragments.items():
+        write_text(results / "generated" / f"{name}.md", text.rstrip() + "\n")
+
+
+def landing(claims: pd.DataFrame, accuracy: pd.DataFrame, records: dict[str, Any]) -> str:
+    """Return the question, the answer in a sentence, and three numbers with their intervals."""
+    flip = claims[claims["test"].isin(["2a", "2b"])]
+    cards = [_card(row) for row in each_row(flip)]
+    hard = claims[claims["test"] == "1a"]
+    cards += [_card(row) for row in each_row(hard)]
+    levels = " and ".join(
+        f"{row.mean:.0%} of {tables.name_of(row.domain)} problems" for row in each_row(accuracy)
+    )
+    runs = int(accuracy["runs"].max())
+    return f"""<p class="infra-lede">A paper traced a language model's reasoning back to its training data
+and concluded: <strong>hard mathematics and easy code</strong> are what stimulates it. This book repeats
+the study where it can be repeated many times: {answer(claims)}</p>
+
+<div class="infra-cards">
+{chr(10).join(cards)}
+</div>
+
+{tables.badge("computed", _origin(records))} The model is a small transformer, trained and graded here
+for real: after fine-tuning it solves {levels} ({runs} runs). The paper's own numbers come from models
+thousands of times larger and are {tables.badge("reported")}; they stand beside ours on {{doc}}`claims`.
+"""
+
+
+def answer(claims: pd.DataFrame) -> str:
+    """Return how the claims fared, in a sentence made of counts."""
+    measured = claims[claims["verdict"] != "not measured"]
+    counts = {v: int((measured["verdict"] == v).sum()) for v in ("reproduced", "not reproduced", "undecided")}
+    return (
+        f"of {len(measured)} effects that it measured, <strong>{counts['reproduced']} came out as reported, "
+        f"{counts['not reproduced']} the other way round, and {counts['undecided']} are undecided</strong>."
+    )
+
+
+def verdict_counts(claims: pd.DataFrame) -> str:
+    """Return the counts of verdicts as tags."""
+    order = [verdict for verdict in tables.VERDICTS if (claims["verdict"] == verdict).any()]
+    tags = [f"{int((claims['verdict'] == v).sum())} × {tables.verdict_tag(v)}" for v in order]
+    return f"<p>{' &nbsp; '.join(tags)}</p>"
+
+
+def _card(row: Any) -> str:
+    if row.verdict == "not measured":
+        value, interval = tables.NOT_AVAILABLE, ""
+    else:
+        value = f"{row.mean:+.{row.digits}f}".replace("-", "−")
+        low, high = (f"{v:+.{row.digits}f}".replace("-", "−") for v in (row.low, row.high))
+        interval = f"95% interval [{low}, {high}] {row.unit}; {row.runs} runs, n = {row.n}"
+    return (
+        f'<div class="infra-card"><div class="value">{value}</div><div class="range">{interval}</div>'
+        f'<div class="what">{tables.escape(row.says)}</div>{tables.verdict_tag(row.verdict)}</div>'
+    )
+
+
+def _origin(records: dict[str, Any]) -> str:
+    record = records["06_summary"]
+    return f"study {record['study']}, commit {record['environment']['commit'][:12]}, {record['started'][:10]}"
+
+
+def status(study: str, records: dict[str, Any]) -> str:
+    """Return what this build was made with and how long each notebook took."""
+    total = sum(record["seconds"] for record in records.values())
+    last = records["06_summary"]
+    return f"""{tables.badge("computed", _origin(records))} Study **{study}**, computed on
+{tables.escape(last["environment"]["device"])} ({tables.escape(last["environment"]["system"])});
+the notebooks took {total / 60:.1f} minutes in all, training runs that were reused not counted.
+
+## Notebooks
+
+{tables.provenance_table(records)}
+
+## Versions
+
+{tables.versions_table(last["environment"]["versions"])}
+"""
+
+
+def parameters(root: Path) -> str:
+    """Return every parameter with its default, meaning and the notebook that declares it."""
+    rows = []
+    seen = set()
+    for stage in STAGES:
+        for line in parameters_cell(read_notebook(root, stage)).splitlines():
+            name = line.split(":", 1)[0].strip()
+            if name in seen or name not in Study.model_fields:
+                continue
+            seen.add(name)
+            default, _, comment = line.split("=", 1)[1].partition("  # ")
+            valid = str(Study.model_fields[name].description)
+            rows.append(
+                [
+                    f"<code>{tables.escape(name)}</code>",
+                    f"<code>{tables.escape(default.strip())}</code>",
+                    tables.escape(comment),
+                    tables.escape(valid),
+                    stage[:2],
+                ]
+            )
+    headers = ["parameter", "default", "meaning", "it must be", "notebook"]
+    return tables.html_table(headers, rows, left=4, label="Parameters")
+
+
+def citation() -> str:
+    """Return the paper's citation line."""
+    about = paper.load_paper()["paper"]
+    return (
+        f"**{about['title']}** (Infra). {about['authors']}, {about['institution']}. arXiv {about['arxiv']}, "
+        f"{about['date']}; {about['venue']} {{cite:p}}`kou2025infra`."
+    )

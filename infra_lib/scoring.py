@@ -1,0 +1,115 @@
+"""Score a training set under one model: factors, directions, token scores, in one call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from infra_lib.attributes import score_table
+from infra_lib.curvature import fit_factors
+from infra_lib.examples import Example
+from infra_lib.influence import example_scores, precondition, target_gradient, token_scores
+from infra_lib.models import Encoded, encode, load_model, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of a training set on several targets.
+
+    Attributes
+    ----------
+    scores
+        Columns id, target, score, rank, n_tokens.
+    tokens
+        Target name to one array of token scores per example (loss-term reading).
+    encoded
+        The training examples in tokens, in the order of ``tokens``.
+    checks
+        Layers, positions, worst orthogonality and residual of the factors.
+    seconds
+        Time of each step, in words.
+    """
+
+    scores: pd.DataFrame
+    tokens: Mapping[str, list[np.ndarray]]
+    encoded: list[Encoded]
+    checks: dict[str, float]
+    seconds: str
+
+
+def score_training_set(
+    model_folder: str | Path,
+    train: Sequence[Example],
+    targets: Mapping[str, Sequence[Example]],
+    *,
+    damping: float = 0.1,
+    labels: str = "sampled",
+    seed: int = 0,
+    device: str = "cpu",
+    folder: Path | None = None,
+    end_token: bool = True,
+    batch_tokens: int = 4096,
+    progress: bool = True,
+) -> Scored:
+    """Attribute each target to the training examples of a model (EK-FAC, loss-term reading).
+
+    Parameters
+    ----------
+    model_folder
+        The fine-tuned model.
+    train
+        The examples that it was trained on.
+    targets
+        Target name to its correct responses.
+    damping, labels, seed
+        See :func:`infra_lib.influence.precondition` and :func:`infra_lib.curvature.fit_factors`.
+    folder
+        Where factors are kept, so that an interrupted run goes on.
+    end_token
+        Whether responses end with the end token, as in fine-tuning.
+    """
+    model, tokenizer = load_model(model_folder, device=device), load_tokenizer(model_folder)
+    pad = tokenizer.pad_token_id or 0
+    encoded = [encode(tokenizer, example, end_token=end_token) for example in train]
+    clock = {"start": time.perf_counter()}
+    factors = fit_factors(
+        model,
+        encoded,
+        pad_id=pad,
+        labels=labels,
+        seed=seed,
+        batch_tokens=batch_tokens,
+        folder=folder,
+        progress=progress,
+    )
+    clock["fit"] = time.perf_counter()
+    directions = {}
+    for name, examples in targets.items():
+        correct = [encode(tokenizer, example, end_token=end_token) for example in examples]
+        gradient = target_gradient(
+            model, list(factors.layers), correct, pad_id=pad, batch_tokens=batch_tokens
+        )
+        directions[name] = precondition(factors, gradient, damping=damping)
+    clock["directions"] = time.perf_counter()
+    tokens = token_scores(
+        model, encoded, directions, pad_id=pad, batch_tokens=batch_tokens, progress=progress
+    )
+    clock["scores"] = time.perf_counter()
+    times = list(clock.values())
+    checks: dict[str, float] = {
+        "layers": len(factors.layers),
+        "positions": factors.positions,
+        "orthogonality": max(check["orthogonality"] for check in factors.checks.values()),
+        "residual": max(check["residual"] for check in factors.checks.values()),
+    }
+    seconds = ", ".join(
+        f"{name} {after - before:.1f} s"
+        for name, before, after in zip(("factors", "directions", "scores"), times, times[1:], strict=False)
+    )
+    scores = score_table(example_scores(tokens), train, [row.n_tokens for row in encoded])
+    return Scored(scores, tokens, encoded, checks, seconds)

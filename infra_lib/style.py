@@ -1,0 +1,148 @@
+"""One look for every figure, in light and in dark, and the files that a figure becomes.
+
+Figures are drawn once, on a transparent ground, in two inks that stand for "text" and
+"lines". Inside a page these become the page's own colours, so that one drawing is
+legible in the light and in the dark theme. Hues are those of Okabe and Ito, which people with
+any common colour blindness can tell apart.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+
+from infra_lib.files import write_text
+
+INK, LINES = "#24292e", "#c9d1d9"
+PAGE_INKS = {INK: "currentColor", LINES: "var(--pst-color-border, #c9d1d9)"}
+"""What each ink becomes inside a page, so that a drawing follows the page's theme."""
+
+DOMAIN_COLOURS = {"math": "#0072b2", "code": "#d55e00"}
+DOMAIN_MARKERS = {"math": "o", "code": "s"}
+ARM_COLOURS = {
+    "uniform": "#7f7f7f",
+    "flip": "#009e73",
+    "reverse": "#cc79a7",
+    "hard_hard": "#0072b2",
+    "easy_easy": "#e69f00",
+}
+ARM_MARKERS = {"uniform": "o", "flip": "^", "reverse": "v", "hard_hard": "D", "easy_easy": "s"}
+DIVERGING = "PuOr_r"
+"""Colour map for signed values: orange helps, purple hinders, both darker with size."""
+
+NAMES = {"math": "mathematics", "code": "code", "hard_hard": "hard–hard", "easy_easy": "easy–easy"}
+
+_SETTINGS: dict[str, Any] = {
+    "figure.figsize": (6.6, 3.6),
+    "figure.facecolor": "none",
+    "figure.constrained_layout.use": True,
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": LINES,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": LINES,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "lines.linewidth": 2,
+    "lines.markersize": 6,
+    "svg.hashsalt": "infra",
+    "svg.fonttype": "path",
+}
+
+
+def apply() -> None:
+    """Set the style for all figures drawn from here on."""
+    mpl.rcParams.update(mpl.rcParamsDefault)
+    mpl.rcParams.update(_SETTINGS)
+
+
+def name_of(key: object) -> str:
+    """Return how a domain or arm is written in figures and tables."""
+    return NAMES.get(str(key), str(key))
+
+
+@dataclass(frozen=True)
+class ShownFigure:
+    """A figure as a page shows it: the drawing itself, in the page's own ink, with alternative text."""
+
+    svg: str
+    alt: str
+    caption: str
+    identifier: str
+
+    def _repr_html_(self) -> str:
+        drawing = self.svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(self.alt)}" ', 1)
+        caption = f"<figcaption>{html.escape(self.caption)}</figcaption>"
+        return f'<figure class="infra-figure" id="{self.identifier}">\n{drawing}\n{caption}\n</figure>'
+
+
+def save_figure(
+    folder: Path, stage: str, name: str, figure: Any, *, data: pd.DataFrame, alt: str, caption: str
+) -> ShownFigure:
+    """Write ``name`` as SVG, PNG and CSV, and the fragment that a page of the book includes.
+
+    Parameters
+    ----------
+    stage
+        The notebook that made the figure, which its caption links to.
+    data
+        What the figure shows, downloadable beside it.
+    alt
+        What a reader who cannot see it should know.
+    """
+    import matplotlib.pyplot as plt
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.svg"
+    figure.savefig(path, metadata={"Date": None, "Creator": None}, transparent=True)
+    figure.savefig(folder / f"{name}.png", dpi=160, metadata={"Software": None}, facecolor="white")
+    plt.close(figure)
+    data.to_csv(folder / f"{name}.csv", index=False)
+    identifier = f"fig-{stage[:2]}-{name.replace('_', '-')}"
+    shown = ShownFigure(inline_svg(path.read_text(encoding="utf-8"), identifier), alt, caption, identifier)
+    write_text(folder / f"{name}.md", figure_fragment(stage, name, shown))
+    return shown
+
+
+def inline_svg(svg: str, identifier: str) -> str:
+    """Return a drawing that stands inside a page: the theme's inks, ids of its own, no blank line."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{identifier}-", body)
+    body = re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"', r"\1", body, count=1)
+    for ink, themed in PAGE_INKS.items():
+        body = body.replace(ink, themed)
+    return "\n".join(line for line in body.splitlines() if line.strip())
+
+
+def figure_fragment(stage: str, name: str, shown: ShownFigure) -> str:
+    """Return the MyST fragment of a figure: the drawing, its caption, its data and its origin."""
+    base = f"/results/figures/{stage}/{name}"
+    return f"""{shown._repr_html_()}
+
+:::{{div}} figure-links
+{{download}}`data <{base}.csv>` · {{download}}`SVG <{base}.svg>` · {{download}}`PNG <{base}.png>` ·
+{{doc}}`notebook </results/{stage}>`
+:::
+"""

@@ -1,0 +1,369 @@
+"""Every table and text fragment of the book: a data frame in, markup out.
+
+Fragments are HTML inside MyST, so that each cell can be escaped once and for all: text
+from models and data sets is shown and never interpreted, be it HTML, Markdown, a MyST
+directive or TeX.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from infra_lib.frames import rows as each_row
+from infra_lib.style import name_of
+
+BADGES = {
+    "computed": "computed in this build",
+    "recorded": "recorded run",
+    "reported": "reported by the paper",
+}
+NOT_AVAILABLE = "not available"
+
+_UNSAFE = re.compile(r"[^\w .,;:?!%+\-=]")
+_CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def escape(text: object) -> str:
+    """Return text as HTML that no layer between here and the reader can take for markup.
+
+    Terminal codes, control characters and direction overrides are dropped; every character that HTML,
+    Markdown, MyST or TeX could read is written as a numeric entity; line ends become ``<br>``, since a
+    blank line would end the HTML block.
+    """
+    plain = _CONTROL.sub("", str(text).replace("\r\n", "\n").replace("\r", "\n"))
+    return "<br>".join(_UNSAFE.sub(_entity, line) for line in plain.split("\n"))
+
+
+def _entity(match: re.Match[str]) -> str:
+    return f"&#{ord(match.group())};"
+
+
+def badge(kind: str, title: str = "") -> str:
+    """Return the badge that says where a number comes from."""
+    note = f' title="{html.escape(title, quote=True)}"' if title else ""
+    return f'<span class="badge-{kind}"{note}>{BADGES[kind]}</span>'
+
+
+def html_table(
+    headers: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1, label: str = ""
+) -> str:
+    """Return a table of ready-made cells; the first ``left`` columns are flush left, the rest right.
+
+    On a narrow screen the table scrolls inside its frame, which takes the keyboard's focus.
+    """
+
+    def side(i: int) -> str:
+        return "l" if i < left else "r"
+
+    head = "".join(f'<th class="{side(i)}" scope="col">{escape(h)}</th>' for i, h in enumerate(headers))
+    body = "\n".join(
+        "<tr>" + "".join(f'<td class="{side(i)}">{cell}</td>' for i, cell in enumerate(row)) + "</tr>"
+        for row in rows
+    )
+    name = f' role="region" aria-label="{html.escape(label, quote=True)}"' if label else ""
+    return (
+        f'<div class="infra-table mathjax_ignore" tabindex="0"{name}>\n<table>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>\n"
+    )
+
+
+def interval(mean: float, low: float, high: float, *, digits: int = 3, signed: bool = False) -> str:
+    """Return ``mean [low, high]`` as text."""
+    sign = "+" if signed else ""
+    shown = [f"{value:{sign}.{digits}f}".replace("-", "−") for value in (mean, low, high)]
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]"
+
+
+def p_value(value: float) -> str:
+    """Return a p-value as text."""
+    return "&lt; 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+# --- Data and base -----------------------------------------------------------------------
+
+
+def split_counts(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return examples per split, domain and difficulty."""
+    return pd.concat(
+        [f.groupby(["domain", "difficulty"]).size().rename(name) for name, f in frames.items()], axis=1
+    ).reset_index()
+
+
+def split_counts_markdown(frame: pd.DataFrame) -> str:
+    """Return the table of :func:`split_counts`, one row per domain."""
+    names = [column for column in frame.columns if column not in ("domain", "difficulty")]
+    totals = frame.groupby("domain", sort=False)[names].sum()
+    rows = [[name_of(domain), *(f"{int(v):,}" for v in row)] for domain, row in totals.iterrows()]
+    return html_table(["domain", *(n.replace("_", " ") for n in names)], rows, label="Examples per split")
+
+
+def example_gallery(frame: pd.DataFrame) -> str:
+    """Return one example of each category, its sentences marked by kind.
+
+    Columns: domain, category, difficulty, prompt, response, sentences (JSON).
+    """
+    picked = pd.concat(
+        [
+            frame[frame["sentences"].str.contains('"(?:mend|check)"') & (frame["difficulty"] == 2)],
+            frame[frame["difficulty"] == 2],
+            frame,
+        ]
+    ).drop_duplicates(["domain", "category"])
+    cards = []
+    for row in picked.sort_values(["domain", "category"]).to_dict("records"):
+        parts = []
+        for start, end, kind in json.loads(row["sentences"]):
+            text = escape(row["response"][start:end].rstrip("\n"))
+            tag = "code" if kind == "program" else "span"
+            parts.append(f'<{tag} class="kind-{escape(kind)}" title="{escape(kind)}">{text}</{tag}>')
+        title = f"{name_of(row['domain'])}, {escape(row['category'])}, difficulty {row['difficulty']}"
+        cards.append(
+            f'<div class="example-card"><div class="example-title">{title}</div>'
+            f'<div class="example-prompt">{escape(row["prompt"].strip())}</div>'
+            f'<div class="example-response">{"<br>".join(parts)}</div></div>'
+        )
+    return '<div class="example-cards mathjax_ignore">\n' + "\n".join(cards) + "\n</div>\n"
+
+
+def base_facts(records: Mapping[int, Mapping[str, Any]]) -> pd.DataFrame:
+    """Return what is recorded of each base model, one row per seed."""
+    return pd.DataFrame(
+        [
+            {
+                "base_seed": seed,
+                "parameters": record["parameters"],
+                "tokens": record["tokens"],
+                "final_loss": record["curve"][-1]["loss"],
+                "seconds": record["seconds"],
+                "weights_sha256": record["weights_sha256"],
+            }
+            for seed, record in records.items()
+        ]
+    )
+
+
+def base_facts_markdown(frame: pd.DataFrame) -> str:
+    """Return the table of :func:`base_facts`."""
+    rows = [
+        [
+            str(r.base_seed),
+            f"{r.parameters / 1e6:.2f} M",
+            f"{r.tokens / 1e6:.1f} M",
+            f"{r.final_loss:.3f}",
+            f"{r.seconds:.0f} s",
+            f"<code>{r.weights_sha256[:12]}</code>",
+        ]
+        for r in each_row(frame)
+    ]
+    headers = ["base seed", "parameters", "tokens", "final loss", "training time", "weights (sha256)"]
+    return html_table(headers, rows, label="Base models")
+
+
+# --- Accuracy and arms -------------------------------------------------------------------
+
+
+def accuracy_by_difficulty(frame: pd.DataFrame) -> str:
+    """Return accuracy by difficulty. Columns: domain, difficulty, mean, low, high, runs, n."""
+    rows = [
+        [name_of(r.domain), str(r.difficulty), interval(r.mean, r.low, r.high), str(r.runs), str(r.n)]
+        for r in each_row(frame)
+    ]
+    headers = ["domain", "difficulty", "accuracy", "runs", "problems"]
+    return html_table(headers, rows, label="Accuracy by difficulty")
+
+
+def arms_table(frame: pd.DataFrame) -> str:
+    """Return accuracy of arms. Columns: arm, domain, mean, low, high, runs, n, tokens_per_epoch."""
+    wide = {(r.arm, r.domain): r for r in each_row(frame)}
+    domains = sorted(frame["domain"].unique(), reverse=True)
+    rows = []
+    for arm in dict.fromkeys(frame["arm"]):
+        cells = [wide[arm, d] for d in domains]
+        rows.append(
+            [
+                name_of(arm),
+                f"{cells[0].tokens_per_epoch / 1000:.0f} k",
+                *(interval(c.mean, c.low, c.high) for c in cells),
+                str(cells[0].runs),
+                str(cells[0].n),
+            ]
+        )
+    headers = [
+        "arm",
+        "response tokens an epoch",
+        *(f"{name_of(d)} accuracy" for d in domains),
+        "runs",
+        "problems",
+    ]
+    return html_table(headers, rows, label="Accuracy of each arm")
+
+
+def differences_table(frame: pd.DataFrame) -> str:
+    """Return paired differences. Columns as :func:`infra_lib.attributes.compare_arms` gives them."""
+    rows = [
+        [
+            f"{name_of(r.arm_a)} − {name_of(r.arm_b)}",
+            name_of(r.domain),
+            interval(r.difference, r.low, r.high, signed=True),
+            p_value(r.p_value),
+            p_value(r.p_problems),
+            p_value(r.p_runs),
+            str(r.runs),
+            str(r.n),
+        ]
+        for r in each_row(frame)
+    ]
+    headers = ["arms", "domain", "difference", "p", "p over problems", "p over runs", "runs", "problems"]
+    return html_table(headers, rows, left=2, label="Paired differences between arms")
+
+
+# --- Influence ---------------------------------------------------------------------------
+
+
+def target_counts_markdown(frame: pd.DataFrame) -> str:
+    """Return how many correct responses a target holds. Columns: base_seed, domain, difficulty, n."""
+    wide = frame.pivot_table(
+        index=["base_seed", "domain"], columns="difficulty", values="n", aggfunc="sum", fill_value=0
+    )
+    rows = [
+        [str(seed), name_of(domain), *(str(int(v)) for v in row), str(int(row.sum()))]
+        for (seed, domain), row in wide.iterrows()
+    ]
+    headers = ["base", "target", *(f"level {level}" for level in wide.columns), "all"]
+    return html_table(headers, rows, left=2, label="Correct responses behind each target")
+
+
+def group_influence_table(frame: pd.DataFrame) -> str:
+    """Return mean influence of groups. Columns: target, domain, difficulty, mean, low, high, n."""
+    targets = sorted(frame["target"].unique(), reverse=True)
+    wide = {(r.domain, r.difficulty, r.target): r for r in each_row(frame)}
+    rows = []
+    for domain, level in dict.fromkeys((r.domain, r.difficulty) for r in each_row(frame)):
+        cells = [wide[domain, level, target] for target in targets]
+        shown = [interval(c.mean, c.low, c.high, digits=2, signed=True) for c in cells]
+        rows.append([name_of(domain), str(level), *shown, str(cells[0].n)])
+    headers = ["training examples", "difficulty", *(f"on {name_of(t)} (sd)" for t in targets), "n"]
+    return html_table(headers, rows, label="Mean influence of groups of training examples")
+
+
+def transfer_table(frame: pd.DataFrame) -> str:
+    """Return mean influence by domain. Columns: target, domain, mean, low, high, n."""
+    rows = [
+        [
+            f"{name_of(r.domain)} examples",
+            f"on {name_of(r.target)}",
+            interval(r.mean, r.low, r.high, digits=2, signed=True),
+            str(r.n),
+        ]
+        for r in each_row(frame)
+    ]
+    headers = ["training examples", "target", "mean influence (sd)", "n"]
+    return html_table(headers, rows, left=2, label="Mean influence across domains")
+
+
+def hard_minus_easy_table(frame: pd.DataFrame) -> str:
+    """Return hard-minus-easy contrasts. Columns: target, domain, difference, low, high, n_hard, n_easy."""
+    rows = [
+        [
+            f"{name_of(r.domain)} examples",
+            f"on {name_of(r.target)}",
+            interval(r.difference, r.low, r.high, digits=2, signed=True),
+            f"{r.n_hard} / {r.n_easy}",
+        ]
+        for r in each_row(frame)
+    ]
+    headers = ["training examples", "target", "hard − easy (sd)", "n hard / easy"]
+    return html_table(headers, rows, left=2, label="Influence of hard minus easy examples")
+
+
+def influential_examples(frame: pd.DataFrame) -> str:
+    """Return the most helpful and most harmful examples as cards.
+
+    Columns: target, side (helps, hinders), id, domain, difficulty, z, prompt, response.
+    """
+    cards = []
+    for row in frame.to_dict("records"):
+        title = (
+            f"{'helps' if row['side'] == 'helps' else 'hinders'} {name_of(row['target'])} "
+            f"({row['z']:+.1f} sd) · {name_of(row['domain'])}, difficulty {row['difficulty']}"
+        )
+        cards.append(
+            f'<div class="example-card {escape(row["side"])}"><div class="example-title">{title}</div>'
+            f'<div class="example-prompt">{escape(str(row["prompt"]).strip())}</div>'
+            f'<div class="example-response">{escape(row["response"])}</div></div>'
+        )
+    return '<div class="example-cards mathjax_ignore">\n' + "\n".join(cards) + "\n</div>\n"
+
+
+# --- Claims ------------------------------------------------------------------------------
+
+VERDICTS = {
+    "reproduced": "the interval lies on the side that the paper reports",
+    "not reproduced": "the interval lies on the other side",
+    "undecided": "the interval holds zero",
+    "not measured": "this build has no experiment for it yet",
+}
+
+
+def verdict_tag(verdict: str) -> str:
+    """Return a verdict as a coloured tag that explains itself."""
+    return f'<span class="verdict-{verdict.replace(" ", "-")}" title="{VERDICTS[verdict]}">{verdict}</span>'
+
+
+def claims_table(frame: pd.DataFrame) -> str:
+    """Return reported beside measured. Columns as :func:`infra_lib.claims.measure_claims` gives them."""
+    rows = []
+    for r in each_row(frame):
+        if r.verdict == "not measured":
+            measured = NOT_AVAILABLE
+        else:
+            measured = interval(r.mean, r.low, r.high, digits=r.digits, signed=True)
+            measured += f" {r.unit}<br><small>{r.runs} runs, n = {r.n}</small>"
+        reported = (
+            escape(r.reported) if r.reported else "direction only: " + ("↑" if r.direction == "up" else "↓")
+        )
+        mark = f' <sup title="{html.escape(r.mark_says)}">{r.mark}</sup>' if r.mark else ""
+        rows.append([str(r.test), escape(r.says), reported + mark, measured, verdict_tag(r.verdict)])
+    headers = ["", "effect", "reported by the paper", "measured in this build", "verdict"]
+    return html_table(headers, rows, left=5, label="Reported beside measured")
+
+
+# --- Provenance --------------------------------------------------------------------------
+
+
+def provenance_table(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return where each stage's results come from, one row per stage."""
+    rows = []
+    for name, record in records.items():
+        seeds = ", ".join(
+            f"{key} {value}" for key, value in record["seeds"].items() if key in record["parameters"]
+        )
+        rows.append(
+            [
+                escape(name),
+                f"<code>{escape(record['environment']['commit'][:12])}</code>"
+                + (" + changes" if record["environment"]["commit"].endswith("+changes") else ""),
+                escape(seeds) or "–",
+                escape(record["environment"]["device"]),
+                escape(record["started"][:16].replace("T", " ")),
+                f"{record['seconds']:.0f} s",
+            ]
+        )
+    headers = ["notebook", "commit", "seeds", "device", "started (UTC)", "time"]
+    return html_table(headers, rows, left=5, label="Provenance of each notebook")
+
+
+def versions_table(versions: Mapping[str, str]) -> str:
+    """Return the versions of what the results were computed with."""
+    return html_table(
+        ["package", "version"],
+        [[escape(k), escape(v)] for k, v in versions.items()],
+        left=2,
+        label="Versions",
+    )

@@ -1,0 +1,98 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Data and difficulty
+#
+# Attribution needs training data whose attributes are known. This notebook writes the
+# *small world*: short mathematics stories and Python-function tasks that are built from
+# one lexicon of operations, so that a step learned in one domain can help in the other.
+# **Difficulty** is the number of operations a problem composes, 1 to 5. Every problem
+# comes with a worked solution in sentences, and some solutions explore: they check a
+# step, try another way, or catch and mend a slip.
+
+# %% tags=["parameters"]
+study: str = "small"  # name of the study; its results go to _build/studies/<study>
+seed: int = 0  # seed of the generated problems
+difficulties: list = [1, 2, 3, 4, 5]  # levels to generate, each from 1 (one step) to 5
+train_examples: int = 1500  # training examples, both domains together, levels in equal parts
+swap_pool_examples: int = 1500  # other problems from which the arms take replacements
+target_examples: int = 400  # problems whose solved answers become the influence target
+test_examples: int = 500  # problems of the exam, both domains together
+exploratory_fraction: float = 0.25  # part of solutions with an exploratory sentence, 0 to 1
+mend_fraction: float = 0.5  # part of those that catch and mend a slip; the rest confirm
+conversational_fraction: float = 0.5  # part of math problems told as conversation, not symbolically
+
+# %%
+from infra_lib import figures, tables
+from infra_lib.examples import to_frame
+from infra_lib.sources.small_world import SplitSizes, make_splits
+from infra_lib.stage import open_stage
+
+stage = open_stage("01_data", globals())
+params = stage.params
+
+# %% [markdown]
+# ## Four splits that share no question
+#
+# Training set, swap pool, target problems and test problems are disjoint by question:
+# no problem occurs in two of them, in whatever words. The generator checks this and
+# refuses to go on otherwise.
+
+# %%
+splits = make_splits(
+    SplitSizes(
+        train=params.train_examples,
+        swap_pool=params.swap_pool_examples,
+        target=params.target_examples,
+        test=params.test_examples,
+    ),
+    seed=params.seed,
+    difficulties=params.difficulties,
+    exploratory_fraction=params.exploratory_fraction,
+    mend_fraction=params.mend_fraction,
+    conversational_fraction=params.conversational_fraction,
+)
+frames = {name: to_frame(getattr(splits, name)) for name in ("train", "swap_pool", "target", "test")}
+for name, frame in frames.items():
+    stage.write_table(name, frame)
+counts = tables.split_counts(frames)
+stage.write_markdown("splits", tables.split_counts_markdown(counts))
+counts
+
+# %% [markdown]
+# ## What the problems look like
+#
+# One problem of each kind, with its solution. Colours mark what a sentence does.
+
+# %%
+stage.write_markdown("gallery", tables.example_gallery(frames["train"]))
+for row in frames["train"].groupby(["domain", "category"]).head(1).itertuples():
+    print(f"— {row.domain}, {row.category}, difficulty {row.difficulty}\n{row.prompt}\n\n{row.response}\n")
+
+# %% [markdown]
+# ## Hard solutions are longer
+#
+# The number of characters in a solution grows with its difficulty. Swapping easy for
+# hard examples therefore changes how much text a model trains on, which is why arms are
+# compared with the number of tokens beside them.
+
+# %%
+lengths = frames["train"].assign(characters=frames["train"]["response"].str.len())
+stage.write_figure(
+    "length_by_difficulty",
+    figures.length_by_difficulty(lengths),
+    data=lengths[["id", "domain", "difficulty", "characters"]],
+    alt="Length of solutions in characters against difficulty, for mathematics and code: both rise with every level.",
+    caption=f"Length of the training solutions by difficulty (n = {len(lengths):,}).",
+)
+
+# %%
+sizes = ", ".join(f"{len(frame):,} {name.replace('_', ' ')}" for name, frame in frames.items())
+stage.write_summary([f"data: {sizes}; no question in two splits"])
+stage.close()

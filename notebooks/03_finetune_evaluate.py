@@ -1,0 +1,133 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Fine-tune and evaluate
+#
+# Supervised fine-tuning on the worked solutions turns the base into a model that reasons
+# in steps. The loss counts the response only. The exam is real: mathematics is graded by
+# its final answer, and each generated Python program is executed on hidden inputs in an
+# isolated process.
+
+# %% tags=["parameters"]
+study: str = "small"  # name of the study
+epochs: int = 3  # passes over the training examples
+batch_size: int = 16  # examples per optimiser step
+learning_rate: float = 1e-3  # AdamW learning rate after warm-up
+warmup_fraction: float = 0.05  # part of all steps spent warming up, 0 to 1
+weight_decay: float = 0.01  # AdamW weight decay
+fine_tune_seeds: list = [0, 1, 2]  # seeds of data order, one run each per base
+max_new_tokens: int = 320  # longest generated answer, in tokens
+processes: int = 2  # training runs side by side, one thread each
+device: str = "cpu"  # cpu or cuda
+bootstrap_samples: int = 2000  # resamples behind each interval
+confidence: float = 0.95  # coverage of the intervals, 0 to 1
+
+# %%
+from dataclasses import replace
+
+from infra_lib import figures, tables
+from infra_lib.examples import from_frame
+from infra_lib.experiment import Run, run_all
+from infra_lib.stage import open_stage
+from infra_lib.statistics import accuracy_by_group
+
+stage = open_stage("03_finetune_evaluate", globals())
+params = stage.params
+
+# %% [markdown]
+# ## One run per base and seed
+#
+# Each run is kept under a digest of all that it depends on. A run that is there is read
+# back, so an interrupted notebook continues where it stopped.
+
+# %%
+train = from_frame(stage.read_table("01_data", "train"))
+test = from_frame(stage.read_table("01_data", "test"))
+runs = [
+    Run(
+        arm="uniform",
+        base_seed=base_seed,
+        seed=seed,
+        base=stage.project_path(params.base_folder) / f"seed{base_seed}",
+        train=train,
+        test=test,
+        config=params.finetune_config(),
+        root=stage.runs,
+        max_new_tokens=params.max_new_tokens,
+        device=params.device,
+    )
+    for base_seed in params.base_seeds
+    for seed in params.fine_tune_seeds
+]
+answers = run_all(runs, processes=params.processes)
+stage.write_table("answers", answers)
+print(f"{len(runs)} runs of {len(train):,} examples, {len(test)} exam problems each")
+
+# %% [markdown]
+# ## Accuracy falls with difficulty
+#
+# Greedy decoding, one answer per problem. Intervals resample problems and runs together,
+# so they speak of other questions and of other seeds.
+
+# %%
+by_level = accuracy_by_group(
+    answers, ["domain", "difficulty"], samples=params.bootstrap_samples, confidence=params.confidence
+)
+overall = accuracy_by_group(
+    answers, ["domain"], samples=params.bootstrap_samples, confidence=params.confidence
+)
+stage.write_table("accuracy_by_difficulty", by_level)
+stage.write_table("accuracy", overall)
+stage.write_markdown("accuracy_by_difficulty", tables.accuracy_by_difficulty(by_level))
+stage.write_figure(
+    "accuracy_by_difficulty",
+    figures.accuracy_by_difficulty(by_level),
+    data=by_level,
+    alt="Accuracy on the test problems against difficulty for mathematics and code, with intervals; both fall as difficulty rises.",
+    caption=f"Accuracy (pass@1, greedy) by difficulty; {len(runs)} runs, {len(test)} problems each.",
+)
+
+# %% [markdown]
+# ## What goes wrong
+#
+# The reasons that the graders gave, counted.
+
+# %%
+reasons = (
+    answers.loc[~answers["correct"]].groupby(["domain", "reason"]).size().rename("answers").reset_index()
+)
+stage.write_table("failures", reasons)
+reasons
+
+# %% [markdown]
+# ## Correct answers to attribute
+#
+# The influence target is the mean log-likelihood of the model's *own correct* responses.
+# They come from problems of their own, in neither the training set nor the exam.
+
+# %%
+target = from_frame(stage.read_table("01_data", "target"))
+attributed = [run for run in runs if run.seed == params.fine_tune_seeds[0]]
+target_answers = run_all([replace(run, test=target) for run in attributed], processes=params.processes)
+stage.write_table("target_answers", target_answers)
+stage.write_json(
+    "models",
+    [{"base_seed": run.base_seed, "seed": run.seed, "folder": run.folder.name} for run in attributed],
+)
+solved = target_answers.groupby(["base_seed", "domain"])["correct"].agg(["sum", "count"]).reset_index()
+solved
+
+# %%
+lines = [
+    f"{row.domain} accuracy after fine-tuning: {row.mean:.3f} [{row.low:.3f}, {row.high:.3f}]"
+    f" ({row.runs} runs, {row.n} problems)"
+    for row in overall.itertuples()
+]
+stage.write_summary(lines)
+stage.close()

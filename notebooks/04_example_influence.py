@@ -1,0 +1,178 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Example influence
+#
+# How much would up-weighting one training example raise the log-likelihood of the
+# model's own correct answers? The influence function estimates it without retraining:
+# the gradient of the target, preconditioned by the curvature of the loss (EK-FAC, MLP
+# weights), is compared with the gradient of each training example. A positive score
+# means that the example helps.
+
+# %% tags=["parameters"]
+study: str = "small"  # name of the study
+damping: float = 0.1  # added to each layer's curvature, as a multiple of its mean eigenvalue
+factor_labels: str = "sampled"  # labels of the Fisher factors: sampled (true Fisher) or empirical
+easy: list = [1, 2]  # levels that count as easy
+hard: list = [4, 5]  # levels that count as hard
+seed: int = 0  # seed of the sampled labels and of the bootstrap
+device: str = "cpu"  # cpu or cuda
+bootstrap_samples: int = 2000  # resamples behind each interval
+confidence: float = 0.95  # coverage of the intervals, 0 to 1
+
+# %%
+import pandas as pd
+
+from infra_lib import attributes, figures, tables
+from infra_lib.examples import from_frame
+from infra_lib.scoring import score_training_set
+from infra_lib.stage import open_stage
+
+stage = open_stage("04_example_influence", globals())
+params = stage.params
+
+# %% [markdown]
+# ## The target: correct answers
+#
+# For each base, the problems of the target split that its fine-tuned model solved, with
+# the response that it wrote itself. Solved problems are mostly easy ones; the table says
+# how many there are of each level.
+
+# %%
+train = from_frame(stage.read_table("01_data", "train"))
+answers = stage.read_table("03_finetune_evaluate", "target_answers")
+target = from_frame(stage.read_table("01_data", "target"))
+solved = attributes.correct_responses(target, answers)
+counts = attributes.target_counts(solved)
+stage.write_table("target_counts", counts)
+stage.write_markdown("target_counts", tables.target_counts_markdown(counts))
+counts.pivot_table(
+    index=["base_seed", "domain"], columns="difficulty", values="n", aggfunc="sum", fill_value=0
+)
+
+# %% [markdown]
+# ## Factors, direction, scores
+#
+# One EK-FAC fit per model, one preconditioned direction per target, and one forward-mode
+# pass over the training set that scores every token; an example's score is the sum of its
+# tokens'.
+
+# %%
+scored = []
+fits = []
+for record in stage.read_json("03_finetune_evaluate", "models"):
+    result = score_training_set(
+        stage.runs / record["folder"],
+        train,
+        solved[record["base_seed"]],
+        damping=params.damping,
+        labels=params.factor_labels,
+        seed=params.seed,
+        device=params.device,
+        folder=stage.workspace,
+    )
+    scored.append(result.scores.assign(base_seed=record["base_seed"]))
+    fits.append({"base_seed": record["base_seed"], **result.checks})
+    print(f"base {record['base_seed']}: {result.seconds}")
+scores = pd.concat(scored, ignore_index=True)
+stage.write_table("scores", scores)
+checks = pd.DataFrame(fits)
+stage.write_table("factor_checks", checks)
+checks
+
+# %% [markdown]
+# ## Which difficulty helps which target
+#
+# Each cell is the mean influence of a group of training examples on a target, in standard
+# deviations of that target's scores. Above zero, more of the group raises the target.
+
+# %%
+examples = stage.read_table("01_data", "train")
+options = {"samples": params.bootstrap_samples, "confidence": params.confidence, "seed": params.seed}
+groups = attributes.group_influence(scores, examples, ["domain", "difficulty"], **options)
+stage.write_table("group_influence", groups)
+stage.write_markdown("group_influence", tables.group_influence_table(groups))
+stage.write_figure(
+    "group_influence",
+    figures.influence_heatmap(groups),
+    data=groups,
+    alt="Mean influence of training examples on the mathematics and code targets, by domain and difficulty of the examples.",
+    caption=f"Mean influence by domain and difficulty of the training examples, in standard deviations ({len(checks)} models, {len(examples):,} examples).",
+)
+
+# %% [markdown]
+# The same with intervals, so that a group's sign can be judged.
+
+# %%
+stage.write_figure(
+    "group_influence_intervals",
+    figures.influence_forest(groups),
+    data=groups,
+    alt="Mean influence of each group of training examples with intervals, one panel per target.",
+    caption=f"Mean influence with {params.confidence:.0%} intervals, resampling models and examples.",
+)
+
+# %% [markdown]
+# ## Hard against easy
+#
+# The paper's first claim as one number per target and training domain: the mean influence
+# of hard examples minus that of easy ones.
+
+# %%
+contrast = attributes.hard_minus_easy(scores, examples, easy=params.easy, hard=params.hard, **options)
+stage.write_table("hard_minus_easy", contrast)
+stage.write_markdown("hard_minus_easy", tables.hard_minus_easy_table(contrast))
+contrast
+
+# %% [markdown]
+# ## Across domains
+#
+# Does mathematics help code, and code mathematics? The mean influence of each domain on
+# each target, and the influence of symbolic minus conversational mathematics.
+
+# %%
+transfer = attributes.group_influence(scores, examples, ["domain"], **options)
+stage.write_table("transfer", transfer)
+stage.write_markdown("transfer", tables.transfer_table(transfer))
+symbolic = attributes.contrast(scores, examples, "category", ("symbolic", "conversational"), **options)
+stage.write_table("symbolic_minus_conversational", symbolic)
+transfer
+
+# %%
+symbolic
+
+# %% [markdown]
+# ## Do two models agree?
+#
+# Spearman's correlation of the scores of the same examples under models from different
+# bases: how much of a ranking belongs to the data rather than to one training run.
+
+# %%
+agreement = attributes.rank_agreement(scores)
+stage.write_table("rank_agreement", agreement)
+agreement
+
+# %% [markdown]
+# ## The examples that help most and least
+
+# %%
+extremes = attributes.extreme_examples(scores, examples, count=3)
+stage.write_table("extremes", extremes)
+stage.write_markdown("extremes", tables.influential_examples(extremes))
+extremes[["target", "side", "domain", "difficulty", "z", "prompt"]]
+
+# %%
+stage.write_summary(
+    [
+        f"influence of hard minus easy {row.domain} on {row.target}: {row.difference:+.2f} sd"
+        f" [{row.low:+.2f}, {row.high:+.2f}]"
+        for row in contrast.itertuples()
+    ]
+)
+stage.close()

@@ -1,0 +1,171 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Reweighting arms
+#
+# The paper's intervention: *flip* the difficulty of the training data, hard mathematics
+# in place of easy and easy code in place of hard. The reverse flip is its mirror. The
+# uniform arm stands beside both, since a flip that beats only its mirror has not beaten
+# doing nothing. Every arm trains from the same bases with the same seeds and sits the
+# same exam, so differences are paired.
+
+# %% tags=["parameters"]
+study: str = "small"  # name of the study
+arms: list = ["uniform", "flip", "reverse"]  # training sets to compare; uniform is the reference
+easy: list = [1, 2]  # levels that count as easy
+hard: list = [4, 5]  # levels that count as hard, paired with the easy ones in order
+swap_fraction: float = 1.0  # part of the disfavoured examples that is replaced, 0 to 1 (our choice)
+seed: int = 0  # seed of the choice which examples are replaced, and of the bootstrap
+fine_tune_seeds: list = [0, 1, 2]  # seeds of data order, one run each per base and arm
+processes: int = 2  # training runs side by side, one thread each
+bootstrap_samples: int = 2000  # resamples behind each interval
+confidence: float = 0.95  # coverage of the intervals, 0 to 1
+
+# %%
+import pandas as pd
+
+from infra_lib import figures, tables
+from infra_lib.attributes import compare_arms
+from infra_lib.examples import from_frame
+from infra_lib.experiment import Run, run_all
+from infra_lib.models import count_response_tokens, load_tokenizer
+from infra_lib.reweight import build_arm
+from infra_lib.stage import open_stage
+from infra_lib.statistics import accuracy_by_group
+
+stage = open_stage("05_reweighting_arms", globals())
+params = stage.params
+
+# %% [markdown]
+# ## The training sets
+#
+# Examples per level and response tokens per epoch, for every arm. The number of examples
+# is the same in each; the number of tokens is not, since hard solutions are longer.
+
+# %%
+train = from_frame(stage.read_table("01_data", "train"))
+pool = from_frame(stage.read_table("01_data", "swap_pool"))
+test = from_frame(stage.read_table("01_data", "test"))
+bases = {seed: stage.project_path(params.base_folder) / f"seed{seed}" for seed in params.base_seeds}
+tokens_of = count_response_tokens(load_tokenizer(bases[params.base_seeds[0]]), [*train, *pool])
+built = {
+    name: build_arm(
+        name,
+        train,
+        pool,
+        easy=params.easy,
+        hard=params.hard,
+        swap_fraction=params.swap_fraction,
+        seed=params.seed,
+    )
+    for name in params.arms
+}
+composition = pd.DataFrame(
+    [row for arm in built.values() for row in arm.describe(lambda ex: tokens_of[ex.id])]
+)
+stage.write_table("composition", composition)
+stage.write_figure(
+    "arm_composition",
+    figures.arm_composition(composition),
+    data=composition,
+    alt="Number of training examples per difficulty level in each arm, for mathematics and code.",
+    caption=f"What each arm trains on ({len(train):,} examples per arm).",
+)
+
+# %% [markdown]
+# ## Train every arm, from every base, with every seed
+
+# %%
+runs = [
+    Run(
+        arm=name,
+        base_seed=base_seed,
+        seed=seed,
+        base=bases[base_seed],
+        train=arm.examples,
+        weights=arm.weights,
+        test=test,
+        config=params.finetune_config(),
+        root=stage.runs,
+        max_new_tokens=params.max_new_tokens,
+        device=params.device,
+    )
+    for name, arm in built.items()
+    for base_seed in params.base_seeds
+    for seed in params.fine_tune_seeds
+]
+answers = run_all(runs, processes=params.processes)
+stage.write_table("answers", answers)
+print(f"{len(runs)} runs, {len(test)} exam problems each")
+
+# %% [markdown]
+# ## Accuracy of each arm
+
+# %%
+options = {"samples": params.bootstrap_samples, "confidence": params.confidence, "seed": params.seed}
+summary = accuracy_by_group(answers, ["arm", "domain"], **options).merge(
+    composition.groupby("arm")["tokens"].sum().rename("tokens_per_epoch").reset_index(), on="arm"
+)
+stage.write_table("arms", summary)
+stage.write_markdown("arms", tables.arms_table(summary))
+stage.write_figure(
+    "arms",
+    figures.arms(summary),
+    data=summary,
+    alt="Accuracy on mathematics and code for each arm with intervals.",
+    caption=f"Accuracy by arm with {params.confidence:.0%} intervals"
+    f" ({len(params.base_seeds)} bases × {len(params.fine_tune_seeds)} seeds, {len(test)} problems).",
+)
+
+# %% [markdown]
+# ## Differences, paired
+#
+# The same problems, bases and seeds on both sides. The interval resamples runs and
+# problems together; the two sign-flip tests hold one of them fixed.
+
+# %%
+names = list(params.arms)
+pairs = [(a, b) for i, b in enumerate(names) for a in names[i + 1 :]]
+differences = compare_arms(answers, pairs, **options)
+stage.write_table("differences", differences)
+stage.write_markdown("differences", tables.differences_table(differences))
+stage.write_figure(
+    "differences",
+    figures.paired_differences(differences),
+    data=differences,
+    alt="Paired differences in accuracy between arms with intervals, for mathematics and code.",
+    caption=f"Differences in accuracy between arms, paired over problems and runs, with {params.confidence:.0%} intervals.",
+)
+
+# %% [markdown]
+# ## Where the differences lie
+#
+# An arm that trains on hard problems may gain on hard ones and lose on easy ones; an
+# average over an exam hides that, and depends on its mix.
+
+# %%
+levels = accuracy_by_group(answers, ["arm", "domain", "difficulty"], **options)
+stage.write_table("accuracy_by_difficulty", levels)
+stage.write_figure(
+    "arms_by_difficulty",
+    figures.arms_by_difficulty(levels),
+    data=levels,
+    alt="Accuracy of each arm against the difficulty of the test problem, for mathematics and code.",
+    caption="Accuracy of each arm by difficulty of the test problem.",
+)
+
+# %%
+stage.write_summary(
+    [
+        f"{row.arm_a} − {row.arm_b}, {row.domain}: {row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}],"
+        f" p = {row.p_value:.3f}"
+        for row in differences.itertuples()
+    ]
+)
+stage.close()

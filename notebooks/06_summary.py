@@ -1,0 +1,71 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Reported beside measured
+#
+# Every effect that the paper claims, beside what this build measured for it. The rule for
+# a verdict was written down before the runs: *reproduced* where the interval lies on the
+# side that the paper reports, *not reproduced* where it lies on the other side,
+# *undecided* where it holds zero.
+
+# %% tags=["parameters"]
+study: str = "small"  # name of the study
+
+# %%
+from infra_lib import figures, tables
+from infra_lib.claims import measure_claims
+from infra_lib.stage import open_stage
+
+stage = open_stage("06_summary", globals())
+
+# %% [markdown]
+# ## The claims
+
+# %%
+claims = measure_claims(
+    {
+        "influence": stage.read_table("04_example_influence", "hard_minus_easy"),
+        "transfer": stage.read_table("04_example_influence", "transfer"),
+        "category": stage.read_table("04_example_influence", "symbolic_minus_conversational"),
+        "arms": stage.read_table("05_reweighting_arms", "differences"),
+    }
+)
+stage.write_table("claims", claims)
+stage.write_markdown("claims", tables.claims_table(claims))
+for number, rows in claims.groupby("claim"):
+    stage.write_markdown(f"claim-{number}", tables.claims_table(rows))
+claims[["test", "says", "reported", "mean", "low", "high", "verdict"]]
+
+# %% [markdown]
+# ## The flip, in one picture
+#
+# What the paper's intervention did to accuracy here, against doing nothing.
+
+# %%
+arms = claims[(claims["unit"] == "accuracy")]
+stage.write_figure(
+    "headline",
+    figures.effects(arms.assign(label=arms["says"].str.split(",").str[0]), unit="difference in accuracy"),
+    data=arms[["test", "says", "domain", "direction", "mean", "low", "high", "runs", "n", "verdict"]],
+    alt="; ".join(
+        f"{r.says}: {r.mean:+.3f}, interval {r.low:+.3f} to {r.high:+.3f}" for r in arms.itertuples()
+    ),
+    caption="Change in accuracy against the uniform arm, with 95% intervals over runs and problems.",
+)
+
+# %% [markdown]
+# ## Where the numbers come from
+#
+# Commit, seeds, device and time of each notebook behind this page.
+
+# %%
+stage.write_markdown("provenance", tables.provenance_table(stage.records()))
+counts = claims["verdict"].value_counts()
+stage.write_summary(["verdicts: " + ", ".join(f"{count} {name}" for name, count in counts.items())])
+stage.close()
