@@ -169,9 +169,9 @@ def finetune(
             device=device,
             max_grad_norm=config.max_grad_norm,
             save_strategy="epoch",
-            # Batches of like length waste little on padding; batches still come in random order.
-            train_sampling_strategy="group_by_length",
-            length_column_name="length",
+            # Batches of like length would save padding, but each would be of one domain and level: measured
+            # here, accuracy fell from .55/.51 (code/mathematics) to .40/.44.
+            train_sampling_strategy="random",
         ),
         train_dataset=_Rows(encoded, scaled),
         data_collator=_Collator(tokenizer.pad_token_id or 0),

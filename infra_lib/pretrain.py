@@ -46,9 +46,9 @@ class PretrainConfig:
     """
 
     tokens: int = 8_000_000
-    hidden: int = 128
+    hidden: int = 96
     layers: int = 4
-    heads: int = 4
+    heads: int = 3
     intermediate: int = 256
     block: int = 320
     batch: int = 4
