@@ -1,0 +1,64 @@
+"""Shared fixtures: a tiny model, the world's tokenizer, a few examples of each domain."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from infra_lib.sources.small_world import SplitSizes, make_splits, train_tokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return train_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def splits():
+    return make_splits(SplitSizes(train=40, swap_pool=20, target=20, test=20), seed=0)
+
+
+def tiny_qwen2(vocabulary: int, *, seed: int = 0, hidden: int = 16, layers: int = 2):
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+        attn_implementation="eager",
+    )
+    # Larger weights than the default: gradients well away from zero make comparisons sharp.
+    config.initializer_range = 0.3
+    return Qwen2ForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory, tokenizer) -> Path:
+    """A saved tiny model with the world's tokenizer."""
+    from infra_lib.models import save_model
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_model(tiny_qwen2(len(tokenizer)), tokenizer, folder)
+    return folder

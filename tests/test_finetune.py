@@ -1,0 +1,139 @@
+"""Fine-tuning: the weighted loss is what it says, and runs resume, repeat and refuse as they should."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from conftest import tiny_qwen2
+
+import infra_lib.finetune as module
+from infra_lib.errors import ModelError, ParameterError
+from infra_lib.finetune import FinetuneConfig, WeightedTrainer, check_weights, finetune
+from infra_lib.models import encode
+
+CONFIG = FinetuneConfig(epochs=2, batch_size=8, learning_rate=1e-2)
+
+
+def weights_of(folder) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def same(a, b) -> bool:
+    left, right = weights_of(a), weights_of(b)
+    return all(torch.equal(left[name], right[name]) for name in left)
+
+
+def batch_of(tokenizer, examples, weights):
+    rows = module._Rows([encode(tokenizer, e, end_token=True) for e in examples], weights)
+    return module._Collator(0)([rows[i] for i in range(len(rows))])
+
+
+def loss_of(model, batch) -> torch.Tensor:
+    return WeightedTrainer.compute_loss(None, model, dict(batch))
+
+
+def test_loss_is_the_weighted_sum_over_response_tokens(tokenizer, splits) -> None:
+    model, examples, weights = tiny_qwen2(len(tokenizer)), splits.train[:4], [0.5, 2.0, 1.0, 0.5]
+    expected, count = 0.0, 0
+    for example, weight in zip(examples, weights, strict=True):
+        row = encode(tokenizer, example, end_token=True)
+        logits = model(row.input_ids[None]).logits[0].log_softmax(-1)
+        terms = torch.stack([-logits[t - 1, row.input_ids[t]] for t in torch.where(row.loss_mask)[0]])
+        expected, count = expected + weight * terms.sum(), count + len(terms)
+    assert torch.allclose(loss_of(model, batch_of(tokenizer, examples, weights)), expected / count, rtol=1e-5)
+
+
+def test_weight_two_has_the_gradient_of_a_doubled_example(tokenizer, splits) -> None:
+    model = tiny_qwen2(len(tokenizer))
+    a, b = splits.train[0], splits.train[-1]
+    grads = []
+    for examples, weights in (([a, b], [2.0, 1.0]), ([a, a, b], [1.0, 1.0, 1.0])):
+        model.zero_grad()
+        batch = batch_of(tokenizer, examples, weights)
+        tokens = torch.tensor(1)  # the same count on both sides, as over a whole data set
+        WeightedTrainer.compute_loss(None, model, dict(batch), num_items_in_batch=tokens).backward()
+        grads.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert torch.allclose(*grads, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_are_scaled_to_mean_one(splits) -> None:
+    scaled = check_weights([1.0, 3.0], splits.train[:2])
+    assert scaled == [0.5, 1.5]
+    assert check_weights(None, splits.train[:3]) == [1.0] * 3
+
+
+@pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf"), "2"])
+def test_a_weight_that_cannot_be_is_named_with_its_example(splits, weight) -> None:
+    with pytest.raises(ParameterError, match=rf"weights\[{splits.train[1].id}\]"):
+        check_weights([1.0, weight], splits.train[:2])
+
+
+def test_equal_weights_of_any_size_train_the_same_model(model_folder, splits, tmp_path) -> None:
+    examples = splits.train[:16]
+    one = finetune(model_folder, examples, CONFIG, seed=0, folder=tmp_path / "a", progress=False)
+    two = finetune(
+        model_folder, examples, CONFIG, seed=0, folder=tmp_path / "b", weights=[7.0] * 16, progress=False
+    )
+    assert same(one, two)
+
+
+def test_same_seed_same_model_and_another_seed_another(model_folder, splits, tmp_path) -> None:
+    runs = [
+        finetune(model_folder, splits.train, CONFIG, seed=seed, folder=tmp_path / name, progress=False)
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    assert same(runs[0], runs[1])
+    assert not same(runs[0], runs[2])
+
+
+def test_interrupted_run_continues_to_the_same_model(model_folder, splits, tmp_path, monkeypatch) -> None:
+    whole = finetune(model_folder, splits.train, CONFIG, seed=0, folder=tmp_path / "whole", progress=False)
+    original = WeightedTrainer.compute_loss
+    steps = 0
+
+    def failing(self, *args, **kwargs):
+        nonlocal steps
+        steps += 1
+        if steps == 8:  # five steps an epoch: the second epoch is under way
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(WeightedTrainer, "compute_loss", failing)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(model_folder, splits.train, CONFIG, seed=0, folder=tmp_path / "cut", progress=False)
+    assert not (tmp_path / "cut").exists()
+    before = steps
+    resumed = finetune(model_folder, splits.train, CONFIG, seed=0, folder=tmp_path / "cut", progress=False)
+    assert steps - before == 5, "the first epoch was not trained again"
+    assert same(whole, resumed)
+
+
+def test_finished_run_is_read_back_unless_something_changed(model_folder, splits, tmp_path, monkeypatch) -> None:
+    folder = finetune(model_folder, splits.train, CONFIG, seed=0, folder=tmp_path / "a", progress=False)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["steps"] == 10
+    assert record["loss_curve"]
+    with monkeypatch.context() as patch:
+        patch.setattr(WeightedTrainer, "compute_loss", lambda *_: pytest.fail("trained again"))
+        finetune(model_folder, splits.train, CONFIG, seed=0, folder=folder, progress=False)
+    (folder / "model.safetensors").write_bytes(b"torn")
+    finetune(model_folder, splits.train, CONFIG, seed=0, folder=folder, progress=False)
+    assert json.loads((folder / "run.json").read_text())["weights_sha256"] == record["weights_sha256"]
+
+
+def test_training_lowers_the_loss(model_folder, splits, tmp_path) -> None:
+    config = dataclasses.replace(CONFIG, epochs=6)
+    folder = finetune(model_folder, splits.train, config, seed=0, folder=tmp_path / "a", progress=False)
+    curve = [loss for _, loss in json.loads((folder / "run.json").read_text())["loss_curve"]]
+    assert sum(curve[-5:]) < 0.8 * sum(curve[:5])
+
+
+def test_missing_base_is_named_before_anything_runs(splits, tmp_path) -> None:
+    with pytest.raises(ModelError, match="neither a model folder"):
+        finetune(tmp_path / "none", splits.train, CONFIG, seed=0, folder=tmp_path / "a")
+    assert not any(tmp_path.iterdir())
