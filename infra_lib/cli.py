@@ -97,6 +97,15 @@ def book_command(study: StudyName = "small") -> None:
     typer.echo(f"The book is at {page}")
 
 
+@app.command("gather")
+def gather_command(study: StudyName = "small") -> None:
+    """Copy a study's notebooks, figures and tables to book/results, for jupyter-book to build from."""
+    from infra_lib import pipeline
+    from infra_lib.stage import project_root
+
+    typer.echo(f"gathered in {pipeline.gather(project_root(), study)}")
+
+
 @app.command("serve")
 def serve_command(port: Annotated[int, typer.Option(help="Port on this machine.")] = 8000) -> None:
     """Preview the built book at http://127.0.0.1:PORT."""

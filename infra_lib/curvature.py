@@ -52,7 +52,8 @@ LABELS = ("sampled", "empirical")
 
 def weight_shape(module: nn.Module) -> tuple[int, int]:
     """Return (out, in) of a linear layer; GPT-2's Conv1D stores its weight as [in, out]."""
-    rows, columns = module.weight.shape
+    weight: Any = module.weight
+    rows, columns = weight.shape
     return (int(columns), int(rows)) if isinstance(module, Conv1D) else (int(rows), int(columns))
 
 

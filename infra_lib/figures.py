@@ -19,8 +19,6 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from infra_lib import style
 from infra_lib.frames import rows as each_row
 
-style.apply()
-
 
 def length_by_difficulty(frame: pd.DataFrame) -> Figure:
     """Draw solution lengths. Columns: domain, difficulty, characters."""
@@ -213,7 +211,8 @@ def effects(frame: pd.DataFrame, *, unit: str, labels: Sequence[str] | None = No
     axes.set_xlabel(unit)
     axes.grid(axis="x")
     axes.grid(False, axis="y")
-    _legend(axes)
+    handles, texts = axes.get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside upper center", ncols=len(domains))
     return figure
 
 

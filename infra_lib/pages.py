@@ -32,6 +32,7 @@ def write_generated(root: Path, study: str, results: Path) -> None:
         "verdict_counts": verdict_counts(claims),
         "status": status(study, records),
         "parameters": parameters(root),
+        "by_hand": by_hand(root),
         "paper_citation": citation(),
         "paper_marks": paper.marks_list(),
         "paper_facts": paper.facts_table(),
@@ -143,6 +144,13 @@ def parameters(root: Path) -> str:
             )
     headers = ["parameter", "default", "meaning", "it must be", "notebook"]
     return tables.html_table(headers, rows, left=4, label="Parameters")
+
+
+def by_hand(root: Path) -> str:
+    """Return the README's plain commands, so that the book and the README cannot differ."""
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    part = readme[readme.index("<details>") : readme.index("</details>")]
+    return part.split("</summary>")[1].strip()
 
 
 def citation() -> str:

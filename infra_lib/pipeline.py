@@ -175,6 +175,8 @@ def gather(root: Path, study: str) -> Path:
     InfraError
         For a stage that has not run, or a notebook that holds an error.
     """
+    from infra_lib.pages import write_generated
+
     new = root / "book" / ".results.part"
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
@@ -187,6 +189,7 @@ def gather(root: Path, study: str) -> Path:
             if (folder / kind).is_dir():
                 shutil.copytree(folder / kind, new / kind / stage)
         shutil.copy2(folder / "provenance.json", new / f"{stage}.provenance.json")
+    write_generated(root, study, new)
     replace_folder(new, root / "book" / "results")
     return root / "book" / "results"
 
@@ -210,10 +213,7 @@ def _published(root: Path, stage: str, path: Path) -> str:
 
 def build_book(root: Path, study: str) -> Path:
     """Gather a study's results and build the book with warnings fatal; return its first page."""
-    from infra_lib.pages import write_generated
-
-    results = gather(root, study)
-    write_generated(root, study, results)
+    gather(root, study)
     command = [
         sys.executable,
         "-c",

@@ -45,7 +45,7 @@ class PretrainConfig:
         Of AdamW; the rate decays linearly to zero.
     """
 
-    tokens: int = 8_000_000
+    tokens: int = 6_500_000
     hidden: int = 96
     layers: int = 4
     heads: int = 3

@@ -290,6 +290,9 @@ def replace_folder(new: Path, old: Path) -> None:
 
 
 def _set_display() -> None:
+    from infra_lib import style
+
+    style.apply()
     pd.set_option("display.precision", 3)
     pd.set_option("display.max_columns", 20)
     pd.set_option("display.max_colwidth", 60)

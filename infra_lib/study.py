@@ -55,7 +55,7 @@ class Study(BaseModel):
     )
     base_seeds: Seeds = Field([0, 1], description="a non-empty list of distinct whole numbers, 0 or more")
     retrain_base: bool = Field(False, description="true or false")
-    pretrain_tokens: int = Field(8_000_000, ge=10_000, description="a whole number, 10000 or more")
+    pretrain_tokens: int = Field(6_500_000, ge=10_000, description="a whole number, 10000 or more")
 
     epochs: int = Field(3, ge=1, le=1000, description="a whole number from 1 to 1000")
     batch_size: int = Field(16, ge=1, description="a whole number, 1 or more")

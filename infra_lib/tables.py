@@ -25,7 +25,7 @@ BADGES = {
 }
 NOT_AVAILABLE = "not available"
 
-_UNSAFE = re.compile(r"[^\w .,;:?!%+\-=]")
+_UNSAFE = re.compile(r"[^\w .,;:?!%+\-=]|_")
 _CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 

@@ -23,7 +23,7 @@ study: str = "small"  # name of the study
 base_folder: str = "records/base"  # folder of the base models, one subfolder per seed
 base_seeds: list = [0, 1]  # seeds of the base models to use
 retrain_base: bool = False  # train the base models again instead of using the kept ones
-pretrain_tokens: int = 8_000_000  # tokens of pretraining text, when training again
+pretrain_tokens: int = 6_500_000  # tokens of pretraining text, when training again
 processes: int = 2  # base models trained side by side
 
 # %%

@@ -113,7 +113,9 @@ def test_interrupted_run_continues_to_the_same_model(model_folder, splits, tmp_p
     assert same(whole, resumed)
 
 
-def test_finished_run_is_read_back_unless_something_changed(model_folder, splits, tmp_path, monkeypatch) -> None:
+def test_finished_run_is_read_back_unless_something_changed(
+    model_folder, splits, tmp_path, monkeypatch
+) -> None:
     folder = finetune(model_folder, splits.train, CONFIG, seed=0, folder=tmp_path / "a", progress=False)
     record = json.loads((folder / "run.json").read_text())
     assert record["steps"] == 10

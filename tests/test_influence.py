@@ -84,7 +84,10 @@ def test_token_scores_equal_one_backward_pass_per_token(setting) -> None:
     for target, direction in directions.items():
         for row, found in zip(train[:4], scores[target][:4], strict=True):
             expected = [
-                sum(float((g.double() * v.double()).sum()) for g, v in zip(gs, direction.values(), strict=True))
+                sum(
+                    float((g.double() * v.double()).sum())
+                    for g, v in zip(gs, direction.values(), strict=True)
+                )
                 for gs in log_prob_gradients(model, row)
             ]
             assert np.allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())

@@ -42,7 +42,9 @@ def test_offsets_cut_the_response_into_its_tokens(tokenizer, splits) -> None:
 
 def test_sequence_is_prompt_tokens_then_response_tokens(tokenizer) -> None:
     example = Example("a", "math", "Find x.\n", "So the answer is 4.")
-    expected = tokenizer(example.prompt).input_ids + tokenizer(example.response, add_special_tokens=False).input_ids
+    expected = (
+        tokenizer(example.prompt).input_ids + tokenizer(example.response, add_special_tokens=False).input_ids
+    )
     assert encode(tokenizer, example).input_ids.tolist() == expected
 
 

@@ -33,7 +33,8 @@ def block(self: Any, node: nodes.math_block) -> None:
         .replace(r"\begin{aligned}", r"\begin{align*}")
         .replace(r"\end{aligned}", r"\end{align*}")
     )
-    self.body.append(f'<div class="math-block">{anchor}{convert(latex, display="block")}{number}</div>\n')
+    formula = convert(latex, display="block")
+    self.body.append(f'<div class="math-block">{anchor}<div class="formula">{formula}</div>{number}</div>\n')
     raise nodes.SkipNode
 
 

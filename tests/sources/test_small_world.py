@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -88,7 +89,7 @@ def test_sentences_cover_the_response_without_overlap(exploring) -> None:
         spans = [(s.start, s.end) for s in example.sentences]
         assert spans[0][0] == 0
         assert spans[-1][1] == len(example.response)
-        assert all(a[1] == b[0] for a, b in zip(spans, spans[1:], strict=False))
+        assert all(a[1] == b[0] for a, b in itertools.pairwise(spans))
 
 
 def test_difficulty_is_the_number_of_steps(splits) -> None:
@@ -139,7 +140,8 @@ def test_two_tasks_with_one_behaviour_are_one_question() -> None:
 
 def test_same_seed_same_world_whatever_the_hash_seed() -> None:
     script = (
-        "from infra_lib.sources.small_world import *; from infra_lib.examples import to_frame; import hashlib;"
+        "from infra_lib.sources.small_world import *; from infra_lib.examples import to_frame;"
+        "import hashlib;"
         "s=make_splits(SplitSizes(20,20,20,20),seed=9);"
         "print(hashlib.sha256(to_frame(s.train+s.test).to_json().encode()).hexdigest(),"
         "hashlib.sha256(train_tokenizer().backend_tokenizer.to_str().encode()).hexdigest())"

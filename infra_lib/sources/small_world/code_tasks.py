@@ -6,7 +6,8 @@ the program, one line per step. Programs are graded by running them on hidden li
 
 A level-2 task and its solution::
 
-    Write f(x) for a list x. Each number rises by 4. Then keep only numbers above 20. Return the sum.
+    Write f(x) for a list x. First each number rises by 4. Then keep only numbers above 20. Finally
+    return the sum.
     First each number rises by 4, so v + 4. Next keep only numbers above 20, so v > 20. Finally return
     the sum.
     ```python
@@ -228,7 +229,7 @@ def write_example(
     exploration = draw_exploration(rng, len(task.steps), exploratory_fraction, mend_fraction)
     words = [step.words(rng) for step in task.steps]
     told = " ".join(_tell(rng, words))
-    prompt = f"Write f(x) for a list x. {told} Return {RESULTS[task.result][0]}.\n"
+    prompt = f"Write f(x) for a list x. {told} Finally return {RESULTS[task.result][0]}.\n"
     solution = _solve(rng, task, words, exploration)
     tests = [{"args": [x], "expected": task.run(list(x))} for x in random_lists(rng, HIDDEN_TESTS)]
     return Example(
@@ -247,7 +248,7 @@ def write_example(
 def _tell(rng: random.Random, words: list[str]) -> list[str]:
     sentences: list[str] = []
     for group in told_order(rng, len(words)):
-        opening = "" if not sentences else rng.choice(("Then ", "Next ", "After that "))
+        opening = "First " if not sentences else rng.choice(("Then ", "Next ", "After that "))
         if len(group) == 1:
             text = opening + words[group[0]]
         else:

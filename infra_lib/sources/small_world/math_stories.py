@@ -5,7 +5,8 @@ things in the lexicon's phrases; *symbolic* ones write assignments, as code does
 
 A level-2 conversational problem and its solution::
 
-    Tom has 12 stamps. The number rises by 4. Then the number doubles. How many stamps does Tom have?
+    Tom has 12 stamps. First the number rises by 4. Then the number doubles. How many stamps does Tom
+    have?
     Start with 12. First it rises by 4, so 12 + 4 = 16. Next it doubles, so 16 * 2 = 32. Therefore the
     answer is 32.
 """

@@ -173,7 +173,7 @@ def tell(rng: random.Random, subject: str, phrases: list[str]) -> list[str]:
     """
     sentences: list[str] = []
     for group in told_order(rng, len(phrases)):
-        opening = "" if not sentences else rng.choice(("Then ", "Next ", "After that "))
+        opening = "First " if not sentences else rng.choice(("Then ", "Next ", "After that "))
         if len(group) == 1:
             text = f"{opening}{subject} {phrases[group[0]]}"
         else:

@@ -73,7 +73,7 @@ def _solved_math(rng: random.Random) -> str:
 
 def _solved_code(rng: random.Random) -> str:
     while True:
-        task = code_tasks.draw_task(rng, rng.randint(1, 3))
+        task = code_tasks.draw_task(rng, rng.choices((1, 2, 3), weights=(5, 3, 2))[0])
         if split_of(task.question) == "train":
             break
     example = code_tasks.write_example(rng, task, identifier="", exploratory_fraction=0.25, mend_fraction=0.5)
@@ -84,9 +84,9 @@ MIX: dict[Callable[[random.Random], str], float] = {
     _sums: 0.12,
     _story: 0.08,
     _snippet: 0.13,
-    _ordering: 0.22,
-    _solved_math: 0.20,
-    _solved_code: 0.25,
+    _ordering: 0.20,
+    _solved_math: 0.17,
+    _solved_code: 0.30,
 }
 """Kinds of document and their share of the tokens."""
 

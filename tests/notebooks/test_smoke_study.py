@@ -1,0 +1,243 @@
+"""The whole pipeline on the smoke study: it runs, reuses, continues after a kill, and refuses bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from infra_lib.files import file_digest
+from infra_lib.stage import STAGES
+
+pytestmark = pytest.mark.xdist_group("smoke")
+
+
+def data_digests(project) -> dict[str, str]:
+    return {
+        str(path.relative_to(project.folder)): file_digest(path)
+        for stage in STAGES
+        for path in sorted((project.stage(stage) / "data").iterdir())
+    }
+
+
+def ran(output: str) -> set[str]:
+    return set(re.findall(r"^running (\S+):", output, re.MULTILINE))
+
+
+def reused(output: str) -> set[str]:
+    return set(re.findall(r"^reused +(\S+):", output, re.MULTILINE))
+
+
+def test_every_stage_ran_and_left_provenance_and_a_notebook(smoke) -> None:
+    assert ran(smoke.first_run) == set(STAGES)
+    for stage in STAGES:
+        record = json.loads((smoke.stage(stage) / "provenance.json").read_text())
+        assert record["study"] == "smoke"
+        assert record["environment"]["versions"]["torch"]
+        assert (smoke.stage(stage) / "notebook.ipynb").is_file()
+
+
+def test_results_are_complete_and_consistent(smoke) -> None:
+    answers = pd.read_parquet(smoke.stage("05_reweighting_arms") / "data" / "answers.parquet")
+    assert answers.groupby(["arm", "base_seed", "seed"]).size().tolist() == [40] * 12
+    scores = pd.read_parquet(smoke.stage("04_example_influence") / "data" / "scores.parquet")
+    assert scores.groupby(["base_seed", "target"]).size().tolist() == [60] * 4
+    assert scores["score"].notna().all()
+    claims = pd.read_parquet(smoke.stage("06_summary") / "data" / "claims.parquet")
+    assert (claims["verdict"] == "not measured").sum() == 4
+
+
+def test_uniform_runs_are_shared_between_notebooks(smoke) -> None:
+    first = pd.read_parquet(smoke.stage("03_finetune_evaluate") / "data" / "answers.parquet")
+    later = pd.read_parquet(smoke.stage("05_reweighting_arms") / "data" / "answers.parquet")
+    keys = ["base_seed", "seed", "id"]
+    merged = first.merge(later[later["arm"] == "uniform"], on=keys, validate="one_to_one")
+    assert (merged["response_x"] == merged["response_y"]).all()
+
+
+def test_a_second_run_reuses_everything_and_says_so(smoke) -> None:
+    before = data_digests(smoke)
+    again = smoke.infra("run", "--study", "smoke")
+    assert again.returncode == 0
+    assert not ran(again.stdout)
+    assert data_digests(smoke) == before
+    assert "done" in smoke.infra("status", "--study", "smoke").stdout
+
+
+def test_a_changed_parameter_runs_only_what_depends_on_it(smoke) -> None:
+    done = smoke.infra("run", "--study", "smoke", "-p", "damping=0.2")
+    assert done.returncode == 0, done.stderr
+    assert ran(done.stdout) == {"04_example_influence", "06_summary"}
+    assert "parameters: damping changed (0.1 → 0.2)" in done.stdout
+    back = smoke.infra("run", "--study", "smoke")
+    assert ran(back.stdout) == {"04_example_influence", "06_summary"}
+
+
+def test_a_touched_notebook_is_reused_and_a_changed_one_runs(smoke) -> None:
+    notebook = smoke.folder / "notebooks" / "04_example_influence.py"
+    os.utime(notebook)
+    touched = smoke.infra("run", "--study", "smoke")
+    assert not ran(touched.stdout)
+    source = notebook.read_text()
+    notebook.write_text(source + "\n# %%\nprint('one more cell')\n")
+    try:
+        changed = smoke.infra("run", "--study", "smoke")
+        # Its data came out as before, so the summary is not computed again.
+        assert ran(changed.stdout) == {"04_example_influence"}
+        assert "06_summary" not in ran(changed.stdout)
+    finally:
+        notebook.write_text(source)
+        assert smoke.infra("run", "--study", "smoke").returncode == 0
+
+
+def test_a_run_killed_in_the_third_notebook_ends_in_the_same_numbers(smoke, tmp_path) -> None:
+    expected = data_digests(smoke)
+    shutil.rmtree(smoke.folder / "_build" / "studies" / "smoke")
+    command = [sys.executable, "-m", "infra_lib.cli", "run", "--study", "smoke"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=smoke.folder, env=smoke.environment, stdout=log, stderr=log, start_new_session=True
+        )
+        runs = smoke.folder / "_build" / "studies" / "smoke" / "runs"
+        deadline = time.monotonic() + 200
+        while not list(runs.glob("*.parquet")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    kept = {path.name for path in runs.glob("*.parquet")}
+    assert kept
+    assert not (smoke.stage("03_finetune_evaluate") / "provenance.json").exists()
+    _wait_for_workers(smoke.folder)
+    again = smoke.infra("run", "--study", "smoke")
+    assert again.returncode == 0, again.stdout[-2000:] + again.stderr[-2000:]
+    assert "01_data" not in ran(again.stdout)
+    assert data_digests(smoke) == expected
+
+
+def _wait_for_workers(folder: Path) -> None:
+    """Wait until nothing of the killed run is left (kernels and workers end with their parents)."""
+    import psutil
+
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        left = []
+        for process in psutil.process_iter(["cwd", "cmdline"]):
+            line = " ".join(process.info["cmdline"] or [])
+            if process.info["cwd"] == str(folder) and (
+                "ipykernel" in line or "spawn" in line or "infra_lib" in line
+            ):
+                left.append(process)
+        if not left:
+            return
+        time.sleep(0.3)
+    pytest.fail(f"left running after the kill: {left}")
+
+
+def test_a_second_run_at_once_is_told_so(smoke) -> None:
+    import fcntl
+
+    with (smoke.stage(".lock")).open("a+") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        done = smoke.infra("run", "--study", "smoke")
+    assert done.returncode == 2
+    assert "is being run by process" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--study", "smol"], "parameter study is 'smol': it must be"),
+        (["run", "--study", "smoke", "-p", "epoch=1"], "'epochs' (did you mean that?)"),
+        (
+            ["run", "--study", "smoke", "-p", "epochs=many"],
+            "parameter epochs is 'many': it must be a whole number",
+        ),
+        (["run", "--study", "smoke", "-p", "difficulties=[1,9]"], "parameter difficulties is [1, 9]"),
+        (["run", "--study", "smoke", "-p", "epochs"], "of the form name=value"),
+        (["run", "09", "--study", "smoke"], "parameter stage is '09'"),
+        (["book", "--study", "small"], "which has not run"),
+        (["clean"], "--study"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_a_status(smoke, arguments, message) -> None:
+    done = smoke.infra(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2
+
+
+def test_a_missing_base_model_is_named_and_nothing_is_lost(smoke) -> None:
+    done = smoke.infra("run", "--study", "smoke", "-p", "base_folder=records/none", "-p", "study=other")
+    assert done.returncode == 2
+    assert "holds no complete base model" in done.stdout + done.stderr
+    assert (smoke.stage("01_data", "other") / "provenance.json").is_file() or "01_data" in done.stdout
+    kept = smoke.folder / "_build" / "studies" / "other" / "work" / "02_base_model.ipynb"
+    assert kept.is_file()
+
+
+def test_a_full_disk_is_named_and_leaves_no_half_file(smoke) -> None:
+    """File sizes are limited to 4 KiB for the run, which fails every larger write."""
+    import resource
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    done = smoke.infra("run", "--study", "smoke", "-p", "study=full", preexec_fn=limit)
+    assert done.returncode != 0
+    assert not (smoke.stage("01_data", "full") / "provenance.json").exists()
+    assert smoke.infra("run", "01", "--study", "smoke", "-p", "study=full").returncode == 0
+
+
+def test_a_notebook_runs_alone_with_plain_papermill(smoke, tmp_path) -> None:
+    source, executed = tmp_path / "01.ipynb", tmp_path / "out.ipynb"
+    jupytext = [
+        sys.executable,
+        "-m",
+        "jupytext",
+        "-q",
+        "--to",
+        "ipynb",
+        "notebooks/01_data.py",
+        "-o",
+        str(source),
+    ]
+    subprocess.run(jupytext, cwd=smoke.folder, check=True)
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        "-k",
+        "python3",
+        "--no-progress-bar",
+        str(source),
+        str(executed),
+    ]
+    parameters = ["-f", "notebooks/studies/smoke.yaml", "-p", "study", "plain"]
+    done = subprocess.run(
+        [*command, *parameters],
+        cwd=smoke.folder,
+        env=smoke.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    same = "01_data/data/train.parquet"
+    frames = [pd.read_parquet(smoke.stage(same, study)) for study in ("plain", "smoke")]
+    pd.testing.assert_frame_equal(*frames)
+    asked = subprocess.run(
+        [*command[:3], "--help-notebook", str(source)], capture_output=True, text=True, check=True
+    )
+    assert "swap_pool_examples" in asked.stdout
+    assert "other problems from which the arms take replacements" in asked.stdout

@@ -1,0 +1,75 @@
+"""Verdicts follow their rule, and the paper's facts are whole."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from infra_lib.claims import measure_claims, verdict
+from infra_lib.paper import MARKS, facts_table, load_paper, numbers_table
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "direction", "expected"),
+    [
+        (0.1, 0.2, "up", "reproduced"),
+        (0.1, 0.2, "down", "not reproduced"),
+        (-0.2, -0.1, "up", "not reproduced"),
+        (-0.2, -0.1, "down", "reproduced"),
+        (-0.1, 0.1, "up", "undecided"),
+        (0.0, 0.1, "up", "undecided"),
+    ],
+)
+def test_verdict_follows_the_rule(low, high, direction, expected) -> None:
+    assert verdict(low, high, direction) == expected
+
+
+def test_effects_without_an_experiment_are_not_measured() -> None:
+    claims = measure_claims({})
+    assert set(claims["verdict"]) == {"not measured"}
+    assert len(claims) == sum(len(claim["tests"]) for claim in load_paper()["claims"])
+
+
+def test_a_measurement_lands_in_its_own_row() -> None:
+    arms = pd.DataFrame(
+        [
+            {
+                "arm_a": "flip",
+                "arm_b": "uniform",
+                "domain": "math",
+                "difference": 0.1,
+                "low": 0.05,
+                "high": 0.2,
+                "runs": 6,
+                "n": 250,
+            },
+            {
+                "arm_a": "reverse",
+                "arm_b": "uniform",
+                "domain": "code",
+                "difference": 0.1,
+                "low": 0.05,
+                "high": 0.2,
+                "runs": 6,
+                "n": 250,
+            },
+        ]
+    )
+    claims = measure_claims({"arms": arms}).set_index("test")
+    assert claims.loc["2a", "verdict"] == "reproduced"
+    assert claims.loc["2c", "verdict"] == "not reproduced"
+    assert claims.loc["2b", "verdict"] == "not measured"
+    assert (claims.loc["2a", ["runs", "n"]] == [6, 250]).all()
+
+
+def test_every_fact_and_number_of_the_paper_has_a_mark() -> None:
+    paper = load_paper()
+    assert set(paper["marks"]) == set(MARKS)
+    for entry in paper["facts"] + paper["numbers"]:
+        assert entry["mark"] in MARKS
+    assert len(paper["claims"]) == 5
+
+
+def test_all_facts_and_numbers_reach_the_page() -> None:
+    assert facts_table().count("<tr>") == len(load_paper()["facts"]) + 1
+    assert numbers_table().count("<tr>") == len(load_paper()["numbers"]) + 1
