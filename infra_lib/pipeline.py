@@ -80,8 +80,17 @@ def locked(root: Path, study: Study) -> Iterator[None]:
 def run(
     root: Path, study: Study, stages: Sequence[str], *, dry_run: bool = False, force: bool = False
 ) -> int:
-    """Let Snakemake run the stages and what they need; return its exit status."""
-    targets = [str(stamp(root, study.study, stage)) for stage in stages]
+    """Let Snakemake run the stages and what they need; return its exit status.
+
+    Snakemake goes by times and parameters; content has the last word: the stamp of a stage whose results
+    no longer hold is taken away first, and the runner reuses those that still do.
+    """
+    stamps = {stage: stamp(root, study.study, stage) for stage in STAGES}
+    for stage in STAGES:
+        if why_stale(root, stage, study):
+            stamps[stage].unlink(missing_ok=True)
+    before = {stage: path.stat().st_mtime_ns for stage, path in stamps.items() if path.exists()}
+    targets = [str(stamps[stage]) for stage in stages]
     command = [
         sys.executable,
         "-m",
@@ -107,7 +116,11 @@ def run(
     command += ["--dry-run"] if dry_run else []
     command += ["--forcerun", *targets] if force else []
     stage_folder(study.study, "work", root).mkdir(parents=True, exist_ok=True)
-    return subprocess.run([*command, "--", *targets], check=False).returncode
+    code = subprocess.run([*command, "--", *targets], check=False).returncode
+    for stage in sorted({*stages, *(needed for stage in stages for needed in STAGES[stage])}):
+        if stage in before and stamps[stage].exists() and stamps[stage].stat().st_mtime_ns == before[stage]:
+            print(f"reused  {stage}: nothing that it depends on has changed", flush=True)
+    return code
 
 
 def stamp(root: Path, study: str, stage: str) -> Path:

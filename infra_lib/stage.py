@@ -21,6 +21,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,16 @@ def open_stage(name: str, namespace: Mapping[str, Any]) -> Stage:
     return Stage(name, params, declared, upstream, root)
 
 
+@dataclass(frozen=True)
+class ShownFragment:
+    """A fragment of HTML as a notebook shows it."""
+
+    html: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
 class Stage:
     """An open stage; made by :func:`open_stage`.
 
@@ -222,11 +233,10 @@ class Stage:
         write_json(path, value)
         return path
 
-    def write_markdown(self, name: str, text: str) -> Path:
-        """Write a fragment that pages of the book include."""
-        path = self._part / "tables" / f"{name}.md"
-        write_text(path, text.rstrip() + "\n")
-        return path
+    def write_fragment(self, name: str, text: str) -> ShownFragment:
+        """Write a fragment of HTML that pages of the book include; at the end of a cell it shows itself."""
+        write_text(self._part / "tables" / f"{name}.md", text.rstrip() + "\n")
+        return ShownFragment(text)
 
     def write_figure(self, name: str, figure: Any, *, data: pd.DataFrame, alt: str, caption: str) -> Any:
         """Write a figure (SVG, PNG), its data (CSV) and its book fragment.
@@ -246,7 +256,12 @@ class Stage:
         """Add lines to the summary that is printed after a run."""
         self._summary += list(lines)
 
-    def close(self) -> Path:
+    @property
+    def folder(self) -> Path:
+        """Where the results are once the stage is closed."""
+        return self._final
+
+    def close(self) -> None:
         """Record provenance and put the results in place, in one step."""
         files = {
             str(path.relative_to(self._part)): file_digest(path)
@@ -268,7 +283,6 @@ class Stage:
         }
         write_json(self._part / "provenance.json", record)
         replace_folder(self._part, self._final)
-        return self._final
 
     def _effective(self) -> dict[str, Any]:
         """Parameters that the results depend on: declared here or in the stages before."""

@@ -62,18 +62,16 @@ frames = {name: to_frame(getattr(splits, name)) for name in ("train", "swap_pool
 for name, frame in frames.items():
     stage.write_table(name, frame)
 counts = tables.split_counts(frames)
-stage.write_markdown("splits", tables.split_counts_markdown(counts))
-counts
+stage.write_fragment("splits", tables.split_counts_markdown(counts))
 
 # %% [markdown]
 # ## What the problems look like
 #
-# One problem of each kind, with its solution. Colours mark what a sentence does.
+# One problem of each kind, with its solution, a sentence a line. Dotted lines mark
+# sentences that check, try another way, or mend; hover to see what a sentence does.
 
 # %%
-stage.write_markdown("gallery", tables.example_gallery(frames["train"]))
-for row in frames["train"].groupby(["domain", "category"]).head(1).itertuples():
-    print(f"— {row.domain}, {row.category}, difficulty {row.difficulty}\n{row.prompt}\n\n{row.response}\n")
+stage.write_fragment("gallery", tables.example_gallery(frames["train"]))
 
 # %% [markdown]
 # ## Hard solutions are longer

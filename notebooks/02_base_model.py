@@ -51,8 +51,7 @@ if params.retrain_base:
 records = {seed: verify_base(root / f"seed{seed}") for seed in params.base_seeds}
 facts = tables.base_facts(records)
 stage.write_table("bases", facts)
-stage.write_markdown("bases", tables.base_facts_markdown(facts))
-facts
+stage.write_fragment("bases", tables.base_facts_markdown(facts))
 
 # %% [markdown]
 # ## How pretraining went

@@ -84,7 +84,6 @@ overall = accuracy_by_group(
 )
 stage.write_table("accuracy_by_difficulty", by_level)
 stage.write_table("accuracy", overall)
-stage.write_markdown("accuracy_by_difficulty", tables.accuracy_by_difficulty(by_level))
 stage.write_figure(
     "accuracy_by_difficulty",
     figures.accuracy_by_difficulty(by_level),
@@ -92,6 +91,9 @@ stage.write_figure(
     alt="Accuracy on the test problems against difficulty for mathematics and code, with intervals; both fall as difficulty rises.",
     caption=f"Accuracy (pass@1, greedy) by difficulty; {len(runs)} runs, {len(test)} problems each.",
 )
+
+# %%
+stage.write_fragment("accuracy_by_difficulty", tables.accuracy_by_difficulty(by_level))
 
 # %% [markdown]
 # ## What goes wrong

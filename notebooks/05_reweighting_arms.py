@@ -113,7 +113,7 @@ summary = accuracy_by_group(answers, ["arm", "domain"], **options).merge(
     composition.groupby("arm")["tokens"].sum().rename("tokens_per_epoch").reset_index(), on="arm"
 )
 stage.write_table("arms", summary)
-stage.write_markdown("arms", tables.arms_table(summary))
+stage.write_fragment("arms", tables.arms_table(summary))
 stage.write_figure(
     "arms",
     figures.arms(summary),
@@ -134,7 +134,7 @@ names = list(params.arms)
 pairs = [(a, b) for i, b in enumerate(names) for a in names[i + 1 :]]
 differences = compare_arms(answers, pairs, **options)
 stage.write_table("differences", differences)
-stage.write_markdown("differences", tables.differences_table(differences))
+stage.write_fragment("differences", tables.differences_table(differences))
 stage.write_figure(
     "differences",
     figures.paired_differences(differences),

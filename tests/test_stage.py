@@ -25,7 +25,8 @@ def finish(project, stage: str, **parameters):
     opened.write_table("x", pd.DataFrame({"a": [1, 2]}))
     opened.write_json("y", {"b": 1})
     opened.write_summary([f"{stage} is done"])
-    return opened.close()
+    opened.close()
+    return opened.folder
 
 
 def test_what_is_written_is_read_by_the_next_stage(project) -> None:
@@ -102,7 +103,8 @@ def test_figures_come_with_data_alternative_text_and_fragment(project) -> None:
     shown = stage.write_figure(
         "f", figure, data=pd.DataFrame({"a": [1]}), alt='A <line> "up"', caption="A line."
     )
-    folder = stage.close() / "figures"
+    stage.close()
+    folder = stage.folder / "figures"
     assert {path.suffix for path in folder.iterdir()} == {".svg", ".png", ".csv", ".md"}
     assert 'aria-label="A &lt;line&gt; &quot;up&quot;"' in shown._repr_html_()
     assert "currentColor" in shown._repr_html_()
@@ -117,7 +119,8 @@ def test_the_same_figure_is_the_same_bytes(project) -> None:
         figure, axes = plt.subplots()
         axes.plot([1, 3, 2])
         stage.write_figure("f", figure, data=pd.DataFrame({"a": [1]}), alt="a", caption="c")
-        contents.append((stage.close() / "figures" / "f.svg").read_bytes())
+        stage.close()
+        contents.append((stage.folder / "figures" / "f.svg").read_bytes())
     assert contents[0] == contents[1]
 
 
