@@ -117,7 +117,8 @@ def run(
     command += ["--forcerun", *targets] if force else []
     stage_folder(study.study, "work", root).mkdir(parents=True, exist_ok=True)
     code = subprocess.run([*command, "--", *targets], check=False).returncode
-    for stage in sorted({*stages, *(needed for stage in stages for needed in STAGES[stage])}):
+    asked = {*stages, *(needed for stage in stages for needed in STAGES[stage])}
+    for stage in sorted(asked):
         if stage in before and stamps[stage].exists() and stamps[stage].stat().st_mtime_ns == before[stage]:
             print(f"reused  {stage}: nothing that it depends on has changed", flush=True)
     return code

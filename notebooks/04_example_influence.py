@@ -52,9 +52,6 @@ solved = attributes.correct_responses(target, answers)
 counts = attributes.target_counts(solved)
 stage.write_table("target_counts", counts)
 stage.write_fragment("target_counts", tables.target_counts_markdown(counts))
-counts.pivot_table(
-    index=["base_seed", "domain"], columns="difficulty", values="n", aggfunc="sum", fill_value=0
-)
 
 # %% [markdown]
 # ## Factors, direction, scores
@@ -97,7 +94,6 @@ examples = stage.read_table("01_data", "train")
 options = {"samples": params.bootstrap_samples, "confidence": params.confidence, "seed": params.seed}
 groups = attributes.group_influence(scores, examples, ["domain", "difficulty"], **options)
 stage.write_table("group_influence", groups)
-stage.write_fragment("group_influence", tables.group_influence_table(groups))
 stage.write_figure(
     "group_influence",
     figures.influence_heatmap(groups),
@@ -118,6 +114,9 @@ stage.write_figure(
     caption=f"Mean influence with {params.confidence:.0%} intervals, resampling models and examples.",
 )
 
+# %%
+stage.write_fragment("group_influence", tables.group_influence_table(groups))
+
 # %% [markdown]
 # ## Hard against easy
 #
@@ -128,7 +127,6 @@ stage.write_figure(
 contrast = attributes.hard_minus_easy(scores, examples, easy=params.easy, hard=params.hard, **options)
 stage.write_table("hard_minus_easy", contrast)
 stage.write_fragment("hard_minus_easy", tables.hard_minus_easy_table(contrast))
-contrast
 
 # %% [markdown]
 # ## Across domains
@@ -139,10 +137,9 @@ contrast
 # %%
 transfer = attributes.group_influence(scores, examples, ["domain"], **options)
 stage.write_table("transfer", transfer)
-stage.write_fragment("transfer", tables.transfer_table(transfer))
 symbolic = attributes.contrast(scores, examples, "category", ("symbolic", "conversational"), **options)
 stage.write_table("symbolic_minus_conversational", symbolic)
-transfer
+stage.write_fragment("transfer", tables.transfer_table(transfer))
 
 # %%
 symbolic
@@ -165,7 +162,6 @@ agreement
 extremes = attributes.extreme_examples(scores, examples, count=3)
 stage.write_table("extremes", extremes)
 stage.write_fragment("extremes", tables.influential_examples(extremes))
-extremes[["target", "side", "domain", "difficulty", "z", "prompt"]]
 
 # %%
 stage.write_summary(

@@ -113,7 +113,6 @@ summary = accuracy_by_group(answers, ["arm", "domain"], **options).merge(
     composition.groupby("arm")["tokens"].sum().rename("tokens_per_epoch").reset_index(), on="arm"
 )
 stage.write_table("arms", summary)
-stage.write_fragment("arms", tables.arms_table(summary))
 stage.write_figure(
     "arms",
     figures.arms(summary),
@@ -122,6 +121,9 @@ stage.write_figure(
     caption=f"Accuracy by arm with {params.confidence:.0%} intervals"
     f" ({len(params.base_seeds)} bases × {len(params.fine_tune_seeds)} seeds, {len(test)} problems).",
 )
+
+# %%
+stage.write_fragment("arms", tables.arms_table(summary))
 
 # %% [markdown]
 # ## Differences, paired
@@ -134,7 +136,6 @@ names = list(params.arms)
 pairs = [(a, b) for i, b in enumerate(names) for a in names[i + 1 :]]
 differences = compare_arms(answers, pairs, **options)
 stage.write_table("differences", differences)
-stage.write_fragment("differences", tables.differences_table(differences))
 stage.write_figure(
     "differences",
     figures.paired_differences(differences),
@@ -142,6 +143,9 @@ stage.write_figure(
     alt="Paired differences in accuracy between arms with intervals, for mathematics and code.",
     caption=f"Differences in accuracy between arms, paired over problems and runs, with {params.confidence:.0%} intervals.",
 )
+
+# %%
+stage.write_fragment("differences", tables.differences_table(differences))
 
 # %% [markdown]
 # ## Where the differences lie

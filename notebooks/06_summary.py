@@ -37,10 +37,9 @@ claims = measure_claims(
     }
 )
 stage.write_table("claims", claims)
-stage.write_fragment("claims", tables.claims_table(claims))
 for number, rows in claims.groupby("claim"):
     stage.write_fragment(f"claim-{number}", tables.claims_table(rows))
-claims[["test", "says", "reported", "mean", "low", "high", "verdict"]]
+stage.write_fragment("claims", tables.claims_table(claims))
 
 # %% [markdown]
 # ## The flip, in one picture
@@ -65,7 +64,9 @@ stage.write_figure(
 # Commit, seeds, device and time of each notebook behind this page.
 
 # %%
-stage.write_fragment("provenance", tables.provenance_table(stage.records()))
 counts = claims["verdict"].value_counts()
+stage.write_fragment("provenance", tables.provenance_table(stage.records()))
+
+# %%
 stage.write_summary(["verdicts: " + ", ".join(f"{count} {name}" for name, count in counts.items())])
 stage.close()
