@@ -53,6 +53,52 @@ def run_command(
         typer.echo(f"  {line}")
 
 
+@app.command("attribute")
+def attribute_command(
+    model: Annotated[str, typer.Option(help="Local Hugging Face folder, or hub name.")],
+    train: Annotated[Path, typer.Option(help="Training examples, JSON Lines: id, domain, prompt, response.")],
+    target: Annotated[
+        Path, typer.Option(help="Correct responses, in the same format; a domain is a target.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the results.")],
+    method: Annotated[
+        str, typer.Option(help="ekfac, kfac, diagonal, identity, graddot, gradcos or random.")
+    ] = "ekfac",
+    levels: Annotated[str, typer.Option(help="Some of example,sentence,token.")] = "example",
+    damping: Annotated[float, typer.Option(help="Multiple of a layer's mean eigenvalue.")] = 0.1,
+    reading: Annotated[str, typer.Option(help="loss (a token's loss term) or position.")] = "loss",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    batch_tokens: Annotated[int, typer.Option(help="Padded tokens per batch.")] = 4096,
+    seed: Annotated[int, typer.Option(help="Of the sampled labels.")] = 0,
+    target_mean: Annotated[str, typer.Option(help="sum or token.")] = "sum",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="List bad examples and go on.")] = False,
+) -> None:
+    """Score training examples of your own under a model of your own."""
+    from infra_lib.attribute import Options, attribute
+
+    chosen = tuple(level.strip() for level in levels.split(",") if level.strip())
+    folder = attribute(
+        Options(
+            model,
+            train,
+            target,
+            out,
+            method,
+            chosen,
+            damping,
+            reading,
+            device,
+            batch_tokens,
+            seed,
+            target_mean,
+            dtype,
+            skip_bad,
+        )
+    )
+    typer.echo(f"scores are in {folder}")
+
+
 @app.command("status")
 def status_command(study: StudyName = "small", parameter: Overrides = None) -> None:
     """Show what is done and what would run, and why."""

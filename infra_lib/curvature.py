@@ -369,18 +369,24 @@ def captured(model: Any, modules: Mapping[str, nn.Module]) -> Iterator[dict[str,
     No gradient of a weight is computed: parameters are frozen for the duration, and the embedding's
     output starts the graph.
     """
-    acts: dict[str, Tensor] = {}
+    shape: list[int] = []
     seen: dict[str, tuple[Tensor, Tensor]] = {}
-    handles = [
-        model.get_input_embeddings().register_forward_hook(
-            lambda _m, _i, output: output.detach().requires_grad_(True)
-        )
-    ]
+
+    def start(_m: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        shape[:] = output.shape[:2]
+        return output.detach().requires_grad_(True)
+
+    handles = [model.get_input_embeddings().register_forward_hook(start)]
     for name, module in modules.items():
 
         def forward(_m: nn.Module, inputs: Any, output: Tensor, name: str = name) -> None:
-            acts[name] = inputs[0].detach()
-            output.register_hook(lambda grad, name=name: seen.update({name: (acts[name], grad.detach())}))
+            # OPT hands its MLPs all positions in one row; views bring back [batch, tokens, …].
+            acts = inputs[0].detach().view(*shape, -1)
+
+            def keep(grad: Tensor) -> None:
+                seen[name] = (acts, grad.detach().reshape(*shape, -1))
+
+            output.register_hook(keep)
 
         handles.append(module.register_forward_hook(forward))
     frozen = [p for p in model.parameters() if p.requires_grad]

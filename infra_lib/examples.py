@@ -124,27 +124,41 @@ def read_jsonl(path: str | Path) -> list[Example]:
 
 def scan_jsonl(path: str | Path) -> tuple[list[Example], list[DataError]]:
     """Read what can be read of a JSON Lines file: the good examples, and one error per bad line."""
+    entries = [entry for _, entry in read_lines(path)]
+    return (
+        [entry for entry in entries if isinstance(entry, Example)],
+        [entry for entry in entries if isinstance(entry, DataError)],
+    )
+
+
+def read_lines(path: str | Path) -> list[tuple[int, Example | DataError]]:
+    """Return every filled line of a JSON Lines file: its number, and its example or what is wrong with it.
+
+    Raises
+    ------
+    DataError
+        Where the file is missing or holds no line.
+    """
     path = Path(path)
     if not path.is_file():
         raise DataError(path, "no such file; give a JSON Lines file of examples")
-    examples: list[Example] = []
-    problems: list[DataError] = []
-    seen: Counter[str] = Counter()
+    entries: list[tuple[int, Example | DataError]] = []
+    seen: set[str] = set()
     for number, raw in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not raw.strip():
             continue
         try:
             example = _parse_line(path, number, raw)
-            if seen[example.id]:
+            if example.id in seen:
                 raise DataError(path, f"id {example.id!r} occurs twice; ids must be unique", number)
         except DataError as problem:
-            problems.append(problem)
+            entries.append((number, problem))
         else:
-            seen[example.id] += 1
-            examples.append(example)
-    if not examples and not problems:
+            seen.add(example.id)
+            entries.append((number, example))
+    if not entries:
         raise DataError(path, "holds no example; each line is one JSON object")
-    return examples, problems
+    return entries
 
 
 def _parse_line(path: Path, number: int, raw: bytes) -> Example:

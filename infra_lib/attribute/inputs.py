@@ -1,0 +1,105 @@
+"""Read and check the two files of examples, naming file and line of whatever cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from infra_lib.errors import DataError
+from infra_lib.examples import Example, read_lines
+from infra_lib.models import Encoded, encode
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Examples that can be used, in tokens, and what was left out.
+
+    Attributes
+    ----------
+    train, encoded
+        Training examples and their tokens, in the order of the file.
+    targets
+        Target name (domain) to its encoded correct responses.
+    skipped
+        Errors of the examples that were left out.
+    """
+
+    train: list[Example]
+    encoded: list[Encoded]
+    targets: dict[str, list[Encoded]]
+    skipped: list[DataError]
+
+
+def read_inputs(train: Path, target: Path, tokenizer: Any, *, context: int | None, skip_bad: bool) -> Inputs:
+    """Read both files and encode their examples.
+
+    Parameters
+    ----------
+    context
+        The model's longest sequence in tokens; None where it has no limit.
+    skip_bad
+        Collect problems instead of raising the first.
+
+    Raises
+    ------
+    DataError
+        Naming file, line and problem; also where no training example or no target is left.
+    """
+    skipped: list[DataError] = []
+    targets: dict[str, list[Encoded]] = {}
+    for _, example, row in _usable(target, tokenizer, context, skip_bad, skipped):
+        targets.setdefault(example.domain, []).append(row)
+    if not targets:
+        raise DataError(target, "leaves no target: none of its examples can be used")
+    kept, encoded = [], []
+    for number, example, row in _usable(train, tokenizer, context, skip_bad, skipped):
+        if example.domain not in targets:
+            problem = DataError(
+                train,
+                f"domain {example.domain!r} has no target: {target} has {', '.join(sorted(targets))}",
+                number,
+            )
+            if not skip_bad:
+                raise problem
+            skipped.append(problem)
+            continue
+        kept.append(example)
+        encoded.append(row)
+    if not kept:
+        raise DataError(train, "leaves no training example that can be used")
+    return Inputs(kept, encoded, dict(sorted(targets.items())), skipped)
+
+
+def _usable(
+    path: Path, tokenizer: Any, context: int | None, skip_bad: bool, skipped: list[DataError]
+) -> Sequence[tuple[int, Example, Encoded]]:
+    """Return (line, example, tokens) of the examples of a file that can be used."""
+    found = []
+    for number, entry in read_lines(path):
+        try:
+            if isinstance(entry, DataError):
+                raise entry
+            row = _encode(path, number, entry, tokenizer, context)
+        except DataError as problem:
+            if not skip_bad:
+                raise
+            skipped.append(problem)
+        else:
+            found.append((number, entry, row))
+    return found
+
+
+def _encode(path: Path, number: int, example: Example, tokenizer: Any, context: int | None) -> Encoded:
+    try:
+        row = encode(tokenizer, example)
+    except DataError:
+        raise DataError(path, f"example {example.id!r} has no response token to predict", number) from None
+    if context is not None and len(row.input_ids) > context:
+        raise DataError(
+            path,
+            f"example {example.id!r} has {len(row.input_ids)} tokens, over the model's context of {context}",
+            number,
+        )
+    return row
