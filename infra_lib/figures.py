@@ -131,7 +131,7 @@ def influence_forest(frame: pd.DataFrame) -> Figure:
 def arm_composition(frame: pd.DataFrame) -> Figure:
     """Draw what arms train on. Columns: arm, domain, difficulty, examples."""
     domains = sorted(frame["domain"].unique(), reverse=True)
-    arms = list(dict.fromkeys(frame["arm"]))
+    arms = style.in_order(frame["arm"])
     figure, panels = plt.subplots(
         1, len(domains), figsize=(6.8, 1.3 + 0.42 * len(arms)), sharey=True, squeeze=False
     )
@@ -158,7 +158,7 @@ def arm_composition(frame: pd.DataFrame) -> Figure:
 def arms(frame: pd.DataFrame) -> Figure:
     """Draw accuracy of arms with intervals. Columns: arm, domain, mean, low, high."""
     domains = sorted(frame["domain"].unique(), reverse=True)
-    names = list(dict.fromkeys(frame["arm"]))
+    names = style.in_order(frame["arm"])
     figure, panels = plt.subplots(1, len(domains), figsize=(6.8, 3.2), sharey=True, squeeze=False)
     for axes, domain in zip(panels[0], domains, strict=True):
         rows = frame[frame["domain"] == domain].set_index("arm").loc[names].reset_index()
@@ -219,7 +219,7 @@ def effects(frame: pd.DataFrame, *, unit: str, labels: Sequence[str] | None = No
 def arms_by_difficulty(frame: pd.DataFrame) -> Figure:
     """Draw accuracy of arms against difficulty. Columns: arm, domain, difficulty, mean, low, high."""
     domains = sorted(frame["domain"].unique(), reverse=True)
-    names = [name for name in style.ARM_COLOURS if name in set(frame["arm"])]
+    names = style.in_order(frame["arm"])
     figure, panels = plt.subplots(1, len(domains), figsize=(6.8, 3.6), sharey=True, squeeze=False)
     for axes, domain in zip(panels[0], domains, strict=True):
         for k, name in enumerate(names):

@@ -195,6 +195,7 @@ class _environment:
             "TOKENIZERS_PARALLELISM": "false",
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
             "MPLBACKEND": "agg",
+            "PYTHONWARNINGS": "ignore:IProgress",
         }
 
     def __enter__(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,12 @@ def apply() -> None:
 def name_of(key: object) -> str:
     """Return how a domain or arm is written in figures and tables."""
     return NAMES.get(str(key), str(key))
+
+
+def in_order(arms: Iterable[str]) -> list[str]:
+    """Return the arms that occur, in the order in which figures and tables show them."""
+    known = list(ARM_COLOURS)
+    return sorted(set(arms), key=lambda arm: known.index(arm) if arm in known else len(known))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from infra_lib.frames import rows as each_row
-from infra_lib.style import name_of
+from infra_lib.style import in_order, name_of
 
 BADGES = {
     "computed": "computed in this build",
@@ -183,25 +183,17 @@ def arms_table(frame: pd.DataFrame) -> str:
     wide = {(r.arm, r.domain): r for r in each_row(frame)}
     domains = sorted(frame["domain"].unique(), reverse=True)
     rows = []
-    for arm in dict.fromkeys(frame["arm"]):
+    for arm in in_order(frame["arm"]):
         cells = [wide[arm, d] for d in domains]
         rows.append(
             [
                 name_of(arm),
                 f"{cells[0].tokens_per_epoch / 1000:.0f} k",
                 *(interval(c.mean, c.low, c.high) for c in cells),
-                str(cells[0].runs),
-                str(cells[0].n),
             ]
         )
-    headers = [
-        "arm",
-        "response tokens an epoch",
-        *(f"{name_of(d)} accuracy" for d in domains),
-        "runs",
-        "problems",
-    ]
-    return html_table(headers, rows, label="Accuracy of each arm")
+    headers = ["arm", "response tokens an epoch", *(f"{name_of(d)} accuracy" for d in domains)]
+    return html_table(headers, rows, label="Accuracy of each arm") + _sizes(frame)
 
 
 def differences_table(frame: pd.DataFrame) -> str:
@@ -214,13 +206,18 @@ def differences_table(frame: pd.DataFrame) -> str:
             p_value(r.p_value),
             p_value(r.p_problems),
             p_value(r.p_runs),
-            str(r.runs),
-            str(r.n),
         ]
         for r in each_row(frame)
     ]
-    headers = ["arms", "domain", "difference", "p", "p over problems", "p over runs", "runs", "problems"]
-    return html_table(headers, rows, left=2, label="Paired differences between arms")
+    headers = ["arms", "domain", "difference", "p", "p, problems", "p, runs"]
+    return html_table(headers, rows, left=2, label="Paired differences between arms") + _sizes(frame)
+
+
+def _sizes(frame: pd.DataFrame) -> str:
+    """Return the line under a table that says how many runs and problems are behind each row."""
+    runs, problems = (sorted(frame[column].unique()) for column in ("runs", "n"))
+    shown = [" or ".join(str(int(value)) for value in values) for values in (runs, problems)]
+    return f'<p class="table-note">Each row rests on {shown[0]} runs and {shown[1]} problems.</p>\n'
 
 
 # --- Influence ---------------------------------------------------------------------------
