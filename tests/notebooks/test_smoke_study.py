@@ -48,7 +48,7 @@ def test_every_stage_ran_and_left_provenance_and_a_notebook(smoke) -> None:
 
 def test_results_are_complete_and_consistent(smoke) -> None:
     answers = pd.read_parquet(smoke.stage("05_reweighting_arms") / "data" / "answers.parquet")
-    assert answers.groupby(["arm", "base_seed", "seed"]).size().tolist() == [40] * 12
+    assert answers.groupby(["arm", "base_seed", "seed"]).size().tolist() == [20] * 6
     scores = pd.read_parquet(smoke.stage("04_example_influence") / "data" / "scores.parquet")
     assert scores.groupby(["base_seed", "target"]).size().tolist() == [60] * 4
     assert scores["score"].notna().all()

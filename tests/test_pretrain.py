@@ -1,0 +1,84 @@
+"""Base models: a tiny one is trained for real, and the kept ones are the recorded ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from infra_lib.errors import ModelError, ParameterError
+from infra_lib.files import file_digest
+from infra_lib.models import load_model, load_tokenizer
+from infra_lib.pretrain import PretrainConfig, pack, pretrain, verify_base
+
+TINY = PretrainConfig(
+    tokens=25_000, hidden=32, layers=1, heads=2, intermediate=48, block=128, batch=4, warmup_steps=5
+)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return pretrain(TINY, 0, tmp_path_factory.mktemp("base") / "seed0", progress=False)
+
+
+def test_loss_falls_and_provenance_is_complete(tiny) -> None:
+    record = verify_base(tiny)
+    curve = [point["loss"] for point in record["curve"]]
+    assert curve[-1] < 0.85 * curve[0]
+    assert record["config"]["tokens"] == 25_000
+    assert record["environment"]["versions"]["torch"]
+    assert record["weights_sha256"] == file_digest(tiny / "model.safetensors")
+
+
+def test_the_base_is_a_qwen2_with_the_worlds_tokenizer(tiny, tokenizer) -> None:
+    model = load_model(tiny)
+    assert type(model).__name__ == "Qwen2ForCausalLM"
+    assert model.config.vocab_size == len(load_tokenizer(tiny)) == len(tokenizer)
+    assert not list(tiny.glob("*.bin"))
+
+
+def test_same_seed_same_weights_and_another_seed_others(tiny, tmp_path) -> None:
+    again = pretrain(TINY, 0, tmp_path / "again", progress=False)
+    other = pretrain(TINY, 1, tmp_path / "other", progress=False)
+    assert verify_base(again)["weights_sha256"] == verify_base(tiny)["weights_sha256"]
+    assert verify_base(other)["weights_sha256"] != verify_base(tiny)["weights_sha256"]
+
+
+def test_blocks_are_full_and_documents_end_with_the_end_token(tokenizer) -> None:
+    blocks = pack(TINY, 3, tokenizer)
+    assert blocks.shape[1] == TINY.block
+    assert abs(blocks.numel() - TINY.tokens) < TINY.tokens * 0.02
+    assert (blocks == tokenizer.eos_token_id).sum() > 50
+    assert not (blocks == tokenizer.unk_token_id).any()
+    assert not torch.equal(blocks[:5], pack(TINY, 4, tokenizer)[:5])
+
+
+def test_torn_and_missing_bases_are_named(tiny, tmp_path) -> None:
+    with pytest.raises(ModelError, match="holds no complete base model"):
+        verify_base(tmp_path / "none")
+    torn = tmp_path / "torn"
+    shutil.copytree(tiny, torn)
+    content = bytearray((torn / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (torn / "model.safetensors").write_bytes(bytes(content))
+    with pytest.raises(ModelError, match="not the file that was recorded"):
+        verify_base(torn)
+
+
+def test_too_few_tokens_are_refused(tmp_path) -> None:
+    with pytest.raises(ParameterError, match="pretrain_tokens"):
+        pretrain(PretrainConfig(tokens=10), 0, tmp_path / "x")
+
+
+def test_kept_bases_are_whole_small_and_speak_todays_tokens(root, tokenizer) -> None:
+    folders = sorted((root / "records" / "base").glob("seed*"))
+    assert len(folders) == 2
+    for folder in folders:
+        record = verify_base(folder)
+        assert not record["environment"]["commit"].endswith("+changes")
+        assert load_tokenizer(folder).get_vocab() == tokenizer.get_vocab()
+        assert json.loads((folder / "config.json").read_text())["model_type"] == "qwen2"
+        assert 400_000 <= record["parameters"] <= 3_000_000
+    assert sum(path.stat().st_size for path in (root / "records" / "base").rglob("*.safetensors")) < 8e6
