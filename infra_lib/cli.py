@@ -62,7 +62,7 @@ def attribute_command(
     ],
     out: Annotated[Path, typer.Option(help="Folder of the results.")],
     method: Annotated[
-        str, typer.Option(help="ekfac, kfac, diagonal, identity, graddot, gradcos or random.")
+        str, typer.Option(help="ekfac, kfac, diagonal, identity, graddot, gradcos, trak or random.")
     ] = "ekfac",
     levels: Annotated[str, typer.Option(help="Some of example,sentence,token.")] = "example",
     damping: Annotated[float, typer.Option(help="Multiple of a layer's mean eigenvalue.")] = 0.1,

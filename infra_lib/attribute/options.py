@@ -16,9 +16,13 @@ METHODS: dict[str, str] = {
     "identity": "no curvature",
     "graddot": "dot product of gradients",
     "gradcos": "cosine of gradients",
+    "trak": "random projections and ridge regression",
     "random": "chance",
 }
 """Methods and what they are."""
+
+EXAMPLES_ONLY = ("trak", "random")
+"""Methods without scores of sentences and tokens."""
 
 CURVATURE = ("ekfac", "kfac", "diagonal", "identity")
 LEVELS = ("example", "sentence", "token")
@@ -87,8 +91,9 @@ class Options:
                 raise ParameterError(name, value, f"one of {', '.join(choices)}")
         if not self.levels or set(self.levels) - set(LEVELS):
             raise ParameterError("--levels", ",".join(self.levels), f"some of {','.join(LEVELS)}")
-        if self.method == "random" and set(self.levels) != {"example"}:
-            raise ParameterError("--levels", ",".join(self.levels), "example: chance has no finer scores")
+        if self.method in EXAMPLES_ONLY and set(self.levels) != {"example"}:
+            reason = f"example: --method {self.method} has no scores of sentences or tokens"
+            raise ParameterError("--levels", ",".join(self.levels), reason)
         if not (self.damping > 0 and math.isfinite(self.damping)):
             raise ParameterError("--damping", self.damping, "a finite number above 0")
         if self.batch_tokens < 1:

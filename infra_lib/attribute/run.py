@@ -82,6 +82,12 @@ def _score(
     if options.method == "random":
         return baselines.chance(inputs.train, list(inputs.targets), seed=options.seed), None, {}
     size: dict[str, Any] = {"pad_id": pad, "batch_tokens": options.batch_tokens}
+    if options.method == "trak":
+        from infra_lib.trak_scores import trak_scores  # here, since trak configures logging when imported
+
+        found = trak_scores(model, inputs.encoded, inputs.targets, seed=options.seed, **size)
+        _refuse_constant(found.scores)
+        return found.scores, None, {"self_rank": found.self_rank}
     gradients = {
         target: target_gradient(model, names, rows, per_token=options.target_mean == "token", **size)
         for target, rows in inputs.targets.items()

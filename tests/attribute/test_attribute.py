@@ -15,6 +15,7 @@ from families import EXPERTS, FAMILIES, build
 from typer.testing import CliRunner
 
 from infra_lib.attribute import METHODS, Options, attribute
+from infra_lib.attribute.options import EXAMPLES_ONLY
 from infra_lib.cli import app
 from infra_lib.errors import DataError, InfraError, ModelError, NumericalError, ParameterError
 from infra_lib.examples import Example, write_jsonl
@@ -41,7 +42,7 @@ ALL = ("example", "sentence", "token")
 
 
 @pytest.mark.parametrize("reading", ["loss", "position"])
-@pytest.mark.parametrize("method", [m for m in METHODS if m != "random"])
+@pytest.mark.parametrize("method", [m for m in METHODS if m not in EXAMPLES_ONLY])
 def test_an_examples_score_is_the_sum_of_its_sentences_and_of_its_tokens(
     model_folder, files, tmp_path, method, reading
 ) -> None:
@@ -100,6 +101,14 @@ def test_an_example_that_is_its_own_target_is_among_the_most_helpful(model_folde
         ranks = frame.set_index(["id", "target"])["rank"]
         assert ranks[examples[0].id, "math"] == 1
         assert ranks[examples[-1].id, "code"] == 1
+
+
+def test_trak_scores_examples_and_says_how_many_found_themselves(model_folder, files, tmp_path) -> None:
+    out = run(model_folder, files, tmp_path, method="trak")
+    assert len(pd.read_parquet(out / "examples.parquet")) == 20
+    assert json.loads((out / "provenance.json").read_text())["checks"]["self_rank"] == 1.0
+    with pytest.raises(ParameterError, match="--method trak has no scores of sentences or tokens"):
+        run(model_folder, files, tmp_path, method="trak", levels=("sentence",))
 
 
 def test_cosines_lie_between_minus_one_and_one(model_folder, files, tmp_path) -> None:

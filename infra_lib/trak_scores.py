@@ -1,0 +1,230 @@
+r"""TRAK scores of language models, through the reference implementation ``trak``.
+
+TRAK (Park et al. 2023, arXiv 2303.14186) linearises the model output
+
+    f(z) = Σ_t log( p_t / (1 − p_t) ),
+
+p_t the probability of response token t, projects each example's gradient of f to a few
+dimensions, and scores with a ridge regression in that space, averaged over checkpoints.
+This module supplies what ``trak`` leaves to its user: the model output, a gradient
+computer that touches the chosen layers only, and a projector for the device. It guards
+against the silent failures that users report: a singular XᵀX (the ridge is always on),
+projections that are all zero, and scores in which examples do not find themselves.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from trak import TRAKer
+from trak.gradient_computers import AbstractGradientComputer
+from trak.modelout_functions import AbstractModelOutput
+from trak.projectors import BasicProjector, ProjectionType
+
+from infra_lib.curvature import captured
+from infra_lib.errors import NumericalError, ParameterError
+from infra_lib.models import Batch, Encoded, batches, linears, token_log_probs
+
+
+@dataclass(frozen=True)
+class TrakScores:
+    """Scores with their guard.
+
+    Attributes
+    ----------
+    scores
+        Target name to scores [examples]; higher is more helpful.
+    self_rank
+        Part of a sample of training examples that, as targets, rank themselves first.
+    """
+
+    scores: dict[str, np.ndarray]
+    self_rank: float
+
+
+def log_odds(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return log p/(1−p) and p of each response token [batch, tokens], 0 elsewhere."""
+    log_probs = token_log_probs(model, batch)
+    # log(1 − p) by expm1, exact for p near 1; p = 1 in rounding would give −∞.
+    log_rest = torch.log(-torch.expm1(log_probs.clamp(max=-1e-7)))
+    mask = batch.loss_mask
+    return (log_probs - log_rest) * mask, log_probs.exp() * mask
+
+
+class _Output(AbstractModelOutput):
+    """Model output f and the derivative of the loss by it, in the form that trak asks for."""
+
+    def __init__(self) -> None:
+        pass
+
+    @staticmethod
+    def get_output(model: Any, batch: Batch) -> Tensor:
+        """Return f summed over the response, shape [batch]."""
+        return log_odds(model, batch)[0].sum(1)
+
+    def get_out_to_loss_grad(self, model: Any, batch: Batch) -> Tensor:
+        """Return the mean of 1 − p over the response, shape [batch, 1]."""
+        with torch.no_grad():
+            probs = log_odds(model, batch)[1].sum(1, keepdim=True)
+        return 1 - probs / batch.loss_mask.sum(1, keepdim=True)
+
+
+class _Gradients(AbstractGradientComputer):
+    """Per-example gradients of f by the chosen layers alone, from one backward pass per batch."""
+
+    def __init__(self, model: Any, task: AbstractModelOutput, grad_dim: int, **options: Any) -> None:
+        super().__init__(model, task, grad_dim, options["dtype"], options["device"])
+        modules = dict(model.named_modules())
+        self.layers = {
+            name.removesuffix(".weight"): modules[name.removesuffix(".weight")]
+            for name in options["grad_wrt"]
+        }
+
+    def load_model_params(self, model: Any) -> None:
+        """Nothing to do: gradients are taken from the model itself."""
+
+    def compute_per_sample_grad(self, batch: Batch) -> Tensor:
+        """Return gradients [batch, parameters]."""
+        with captured(self.model, self.layers) as seen:
+            self.modelout_fn.get_output(self.model, batch).sum().backward()
+        real = batch.attention_mask.unsqueeze(-1)
+        parts = [
+            torch.einsum("bto,bti->boi", seen[name][1].float() * real, seen[name][0].float()).flatten(1)
+            for name in self.layers
+        ]
+        return torch.cat(parts, dim=1)
+
+    def compute_loss_grad(self, batch: Batch) -> Tensor:
+        """Return the derivative of the loss by f [batch, 1]."""
+        return self.modelout_fn.get_out_to_loss_grad(self.model, batch)
+
+
+def trak_scores(
+    model: Any,
+    train: Sequence[Encoded],
+    targets: Mapping[str, Sequence[Encoded]],
+    *,
+    checkpoints: Sequence[Mapping[str, Tensor]] | None = None,
+    proj_dim: int = 512,
+    ridge: float = 0.1,
+    pattern: str | None = None,
+    pad_id: int = 0,
+    batch_tokens: int = 4096,
+    seed: int = 0,
+    folder: Path | None = None,
+) -> TrakScores:
+    """Score training examples on each target with TRAK.
+
+    Parameters
+    ----------
+    checkpoints
+        State dictionaries of an ensemble; None uses the model as it is.
+    proj_dim
+        Dimensions of the projection.
+    ridge
+        Ridge as a multiple of the mean diagonal of XᵀX; always above 0, since XᵀX is singular when
+        there are fewer examples than dimensions.
+    folder
+        Where trak keeps its features; a temporary folder by default.
+
+    Raises
+    ------
+    ParameterError
+        For a dimension or ridge that cannot be.
+    NumericalError
+        For projections that are all zero or not finite, or scores that are.
+    """
+    if proj_dim < 2:
+        raise ParameterError("proj_dim", proj_dim, "2 or more")
+    if not (ridge > 0 and np.isfinite(ridge)):
+        raise ParameterError("ridge", ridge, "a finite number above 0")
+    with tempfile.TemporaryDirectory(prefix="infra-trak-") as temporary:
+        runner = _Runner(model, pattern, len(train), proj_dim, seed, folder or Path(temporary))
+        states = list(checkpoints) if checkpoints is not None else [model.state_dict()]
+        groups = batches(train, batch_tokens=batch_tokens, pad_id=pad_id)
+        sample = list(range(0, len(train), max(1, len(train) // 16)))
+        questions = {**targets, "": [train[i] for i in sample]}
+        rows = [row for part in questions.values() for row in part]
+        runner.featurize(states, groups, ridge)
+        table = runner.score(states, batches(rows, batch_tokens=batch_tokens, pad_id=pad_id), len(rows))
+    found, start = {}, 0
+    for name, part in questions.items():
+        found[name] = table[:, start : start + len(part)]
+        start += len(part)
+    own = found.pop("")
+    self_rank = float(np.mean(own.argmax(axis=0) == np.array(sample)))
+    return TrakScores({name: part.mean(axis=1) for name, part in found.items()}, self_rank)
+
+
+class _Runner:
+    """A TRAKer with the steps that this module needs, quiet and checked."""
+
+    def __init__(
+        self, model: Any, pattern: str | None, size: int, proj_dim: int, seed: int, folder: Path
+    ) -> None:
+        names = [f"{name}.weight" for name in linears(model, pattern)]
+        parameters = dict(model.named_parameters())
+        grad_dim = sum(parameters[name].numel() for name in names)
+        device = model.device.type
+        projector = BasicProjector(
+            grad_dim=grad_dim,
+            proj_dim=proj_dim,
+            seed=seed,
+            proj_type=ProjectionType.rademacher if device == "cuda" else ProjectionType.normal,
+            device=model.device,
+            # Fewer columns than dimensions: with one block alone the matrix is lost when trak frees memory.
+            block_size=max(1, min(128, proj_dim // 2)),
+            model_id=-1,
+        )
+        self.traker = TRAKer(
+            model=model,
+            task=_Output(),
+            train_set_size=size,
+            save_dir=str(folder),
+            device=device,
+            gradient_computer=_Gradients,
+            projector=projector,
+            proj_dim=proj_dim,
+            logging_level=logging.ERROR,
+            use_half_precision=False,
+            grad_wrt=names,
+        )
+
+    def featurize(
+        self, states: Sequence[Mapping[str, Tensor]], groups: Sequence[Batch], ridge: float
+    ) -> None:
+        """Compute and check the features of every checkpoint."""
+        traker = self.traker
+        for number, state in enumerate(states):
+            traker.load_checkpoint(state, model_id=number)
+            for batch in groups:
+                traker.featurize(batch.to(traker.model.device), inds=np.array(batch.rows))
+            features = np.asarray(traker.saver.current_store["grads"])
+            if not np.isfinite(features).all() or not features.any(axis=1).all():
+                raise NumericalError(
+                    "TRAK's projected gradients are zero or not finite; scores would mean nothing"
+                )
+            traker.score_computer.lambda_reg = ridge * float(np.square(features).sum(0).mean())
+            traker.finalize_features(model_ids=[number])
+
+    def score(
+        self, states: Sequence[Mapping[str, Tensor]], groups: Sequence[Batch], count: int
+    ) -> np.ndarray:
+        """Return scores [training examples, target examples]."""
+        traker = self.traker
+        for number, state in enumerate(states):
+            traker.start_scoring_checkpoint("targets", state, model_id=number, num_targets=count)
+            for batch in groups:
+                traker.score(batch.to(traker.model.device), inds=np.array(batch.rows))
+        table = np.array(traker.finalize_scores("targets", model_ids=list(range(len(states)))))
+        if not np.isfinite(table).all() or not table.any():
+            raise NumericalError("TRAK scores are all zero or not finite")
+        return table
