@@ -127,7 +127,9 @@ def build_arm(
         if count_tokens is None:
             raise ParameterError("count_tokens", None, "a function of an example when match is 'tokens'")
         examples = _match_tokens(rng, examples, train, pool, directions, easy, hard, count_tokens)
-    order = sorted(examples, key=lambda example: example.id)
+    # Those that stay keep their places, so that the uniform arm is the training set itself, order and all.
+    place = {example.id: index for index, example in enumerate(train)}
+    order = sorted(examples, key=lambda example: (place.get(example.id, len(place)), example.id))
     return Arm(name, tuple(order), (1.0,) * len(order), replaced=len(added))
 
 

@@ -99,7 +99,7 @@ def test_interrupted_run_continues_to_the_same_model(model_folder, splits, tmp_p
     def failing(self, *args, **kwargs):
         nonlocal steps
         steps += 1
-        if steps == 8:  # five steps an epoch: the second epoch is under way
+        if steps == 30:  # five steps of four parts are an epoch: the second is under way
             raise KeyboardInterrupt
         return original(self, *args, **kwargs)
 
@@ -109,7 +109,7 @@ def test_interrupted_run_continues_to_the_same_model(model_folder, splits, tmp_p
     assert not (tmp_path / "cut").exists()
     before = steps
     resumed = finetune(model_folder, splits.train, CONFIG, seed=0, folder=tmp_path / "cut", progress=False)
-    assert steps - before == 5, "the first epoch was not trained again"
+    assert steps - before == 20, "the first epoch was not trained again"
     assert same(whole, resumed)
 
 
@@ -139,3 +139,41 @@ def test_missing_base_is_named_before_anything_runs(splits, tmp_path) -> None:
     with pytest.raises(ModelError, match="neither a model folder"):
         finetune(tmp_path / "none", splits.train, CONFIG, seed=0, folder=tmp_path / "a")
     assert not any(tmp_path.iterdir())
+
+
+def test_every_epoch_takes_every_example_once_in_another_order_each_batch_sorted() -> None:
+    lengths = [7, 3, 9, 1, 5, 2, 8, 6, 4, 10]
+    sampler = module._SortedWithinBatches(lengths, 4, seed=1)
+    epochs = []
+    for epoch in (0, 1):
+        sampler.set_epoch(epoch)
+        order = list(sampler)
+        assert sorted(order) == list(range(10))
+        for start in (0, 4, 8):
+            taken = [lengths[i] for i in order[start : start + 4]]
+            assert taken == sorted(taken)
+        epochs.append(order)
+    assert epochs[0] != epochs[1]
+
+
+def test_epochs_of_a_run_differ_and_follow_the_seed(model_folder, splits, tmp_path, monkeypatch) -> None:
+    seen: list[list[int]] = []
+    original = module._SortedWithinBatches.__iter__
+
+    def watching(self):
+        order = list(original(self))
+        seen.append(order)
+        return iter(order)
+
+    monkeypatch.setattr(module._SortedWithinBatches, "__iter__", watching)
+    finetune(model_folder, splits.train, CONFIG, seed=0, folder=tmp_path / "a", progress=False)
+    assert len(seen) == 2
+    assert seen[0] != seen[1]
+
+
+def test_taking_a_batch_in_parts_trains_the_same_model(model_folder, splits, tmp_path, monkeypatch) -> None:
+    parts = finetune(model_folder, splits.train, CONFIG, seed=0, folder=tmp_path / "parts", progress=False)
+    monkeypatch.setattr(module, "_micro_batch", lambda batch_size: batch_size)
+    whole = finetune(model_folder, splits.train, CONFIG, seed=0, folder=tmp_path / "whole", progress=False)
+    left, right = weights_of(parts), weights_of(whole)
+    assert all(torch.allclose(left[name], right[name], atol=2e-3) for name in left)

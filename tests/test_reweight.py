@@ -59,7 +59,7 @@ def test_every_arm_keeps_the_number_of_examples_per_domain_and_no_id_twice(name:
 
 def test_uniform_is_the_training_set_itself() -> None:
     arm = build_arm("uniform", TRAIN, POOL)
-    assert set(arm.examples) == set(TRAIN)
+    assert arm.examples == tuple(TRAIN)
     assert arm.replaced == 0
 
 
