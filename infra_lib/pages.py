@@ -47,9 +47,10 @@ def write_generated(root: Path, study: str, results: Path) -> None:
 def landing(claims: pd.DataFrame, accuracy: pd.DataFrame, records: dict[str, Any]) -> str:
     """Return the question, the answer in a sentence, and three numbers with their intervals."""
     flip = claims[claims["test"].isin(["2a", "2b"])]
-    cards = [_card(row) for row in each_row(flip)]
+    confidence = records["06_summary"]["effective"]["confidence"]
+    cards = [_card(row, confidence) for row in each_row(flip)]
     hard = claims[claims["test"] == "1a"]
-    cards += [_card(row) for row in each_row(hard)]
+    cards += [_card(row, confidence) for row in each_row(hard)]
     levels = " and ".join(
         f"{row.mean:.0%} of {tables.name_of(row.domain)} problems" for row in each_row(accuracy)
     )
@@ -85,13 +86,13 @@ def verdict_counts(claims: pd.DataFrame) -> str:
     return f"<p>{' &nbsp; '.join(tags)}</p>"
 
 
-def _card(row: Any) -> str:
+def _card(row: Any, confidence: float) -> str:
     if row.verdict == "not measured":
         value, interval = tables.NOT_AVAILABLE, ""
     else:
         value = f"{row.mean:+.{row.digits}f}".replace("-", "−")
         low, high = (f"{v:+.{row.digits}f}".replace("-", "−") for v in (row.low, row.high))
-        interval = f"95% interval [{low}, {high}] {row.unit}; {row.runs} runs, n = {row.n}"
+        interval = f"{confidence:.0%} interval [{low}, {high}] {row.unit}; {row.runs} runs, n = {row.n}"
     return (
         f'<div class="infra-card"><div class="value">{value}</div><div class="range">{interval}</div>'
         f'<div class="what">{tables.escape(row.says)}</div>{tables.verdict_tag(row.verdict)}</div>'

@@ -55,7 +55,8 @@ stage.write_figure(
     alt="; ".join(
         f"{r.says}: {r.mean:+.3f}, interval {r.low:+.3f} to {r.high:+.3f}" for r in arms.itertuples()
     ),
-    caption="Change in accuracy against the uniform arm, with 95% intervals over runs and problems.",
+    caption="Change in accuracy against the uniform arm, with"
+    f" {stage.params.confidence:.0%} intervals over runs and problems.",
 )
 
 # %% [markdown]
