@@ -32,6 +32,7 @@ confidence: float = 0.95  # coverage of the intervals, 0 to 1
 from dataclasses import replace
 
 from infra_lib import figures, tables
+from infra_lib.evaluate import sandbox
 from infra_lib.examples import from_frame
 from infra_lib.experiment import Run, run_all
 from infra_lib.stage import open_stage
@@ -68,6 +69,7 @@ runs = [
 answers = run_all(runs, processes=params.processes)
 stage.write_table("answers", answers)
 print(f"{len(runs)} runs of {len(train):,} examples, {len(test)} exam problems each")
+print(f"generated programs were run with {sandbox.isolation()} isolation")
 
 # %% [markdown]
 # ## Accuracy falls with difficulty
