@@ -108,7 +108,7 @@ def test_checks_are_reported_and_small(model, rows) -> None:
 
 
 def test_partitions_are_stored_and_resumed(tokenizer, rows, tmp_path, monkeypatch) -> None:
-    import infra_lib.curvature as module
+    import infra_lib.curvature.fit as module
 
     model = tiny_qwen2(len(tokenizer))
     options = {"memory_bytes": 40_000, "folder": tmp_path, "progress": False}

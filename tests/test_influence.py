@@ -146,11 +146,11 @@ def test_a_small_step_towards_an_example_moves_the_target_as_its_score_says(sett
         moved = []
         for sign in (1, -1):
             for name in names:
-                modules[name].weight.data += sign * 1e-6 * step[name].to(modules[name].weight)
+                modules[name].weight.data += sign * 3e-5 * step[name].to(modules[name].weight)
             moved.append(target())
             for name in names:
-                modules[name].weight.data -= sign * 1e-6 * step[name].to(modules[name].weight)
-        assert (moved[0] - moved[1]) / 2e-6 == pytest.approx(score, rel=2e-2)
+                modules[name].weight.data -= sign * 3e-5 * step[name].to(modules[name].weight)
+        assert (moved[0] - moved[1]) / 6e-5 == pytest.approx(score, rel=2e-2)
 
 
 def test_span_sums_add_up_and_end_tokens_belong_to_the_last_span() -> None:

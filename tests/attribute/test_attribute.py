@@ -119,7 +119,7 @@ def test_cosines_lie_between_minus_one_and_one(model_folder, files, tmp_path) ->
 
 
 def test_a_second_run_takes_its_factors_from_the_first(model_folder, files, tmp_path, monkeypatch) -> None:
-    import infra_lib.curvature as curvature
+    from infra_lib.curvature import fit as curvature
 
     first = pd.read_parquet(run(model_folder, files, tmp_path, damping=0.5) / "examples.parquet")
     monkeypatch.setattr(curvature, "_fit_partition", lambda *_: pytest.fail("fitted again"))
