@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from infra_lib.closure import imported, module_files, program_digest, source_digest
+from infra_lib.closure import LIBRARY, imported, module_files, program_digest, source_digest
 from infra_lib.errors import InfraError
 from infra_lib.files import digest_of, file_digest, replacing, write_json
 from infra_lib.provenance import versions
@@ -76,7 +76,7 @@ def dependencies(root: Path, stage: str, study: Study) -> dict[str, Any]:
         "parameters": {name: values[name] for name in sorted(names)},
         "notebook": source_digest(source),
         "prose": digest_of(source),
-        "modules": {f"infra_lib/{path.name}": program_digest(path) for path in modules},
+        "modules": {f"infra_lib/{path.relative_to(LIBRARY)}": program_digest(path) for path in modules},
         "inputs": {
             str(path.relative_to(root)): file_digest(path) for path in input_files(root, stage, study)
         },

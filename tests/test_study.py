@@ -128,3 +128,14 @@ def test_papermill_knows_every_parameter(root, tmp_path) -> None:
         found = inspect_notebook(str(path))
         assert set(found) == set(declared_parameters(root, stage))
         assert all(parameter["help"] for parameter in found.values())
+
+
+def test_no_two_modules_share_a_name_in_what_a_stage_depends_on(root, tmp_path) -> None:
+    from infra_lib.closure import imported, module_files
+    from infra_lib.runner import dependencies
+
+    stage = "04_example_influence"
+    modules = dependencies(root, stage, make_study({"study": "nowhere"}))["modules"]
+    source = (root / "notebooks" / f"{stage}.py").read_text()
+    assert len(modules) == len(module_files(imported(source)))
+    assert {"infra_lib/__init__.py", "infra_lib/curvature/__init__.py"} <= set(modules)
