@@ -80,7 +80,7 @@ def influence_heatmap(frame: pd.DataFrame) -> Figure:
     bound = float(frame["mean"].abs().max()) or 1.0
     for axes, target in zip(panels[0], targets, strict=True):
         table = frame[frame["target"] == target].pivot(index="domain", columns="difficulty", values="mean")
-        table = table.reindex(sorted(table.index, reverse=True))
+        table = table.reindex(sorted(table.index, reverse=True)).round(2) + 0.0  # no "-0.00"
         sns.heatmap(
             table,
             cmap=style.DIVERGING,
@@ -124,7 +124,8 @@ def influence_forest(frame: pd.DataFrame) -> Figure:
         axes.set_title(f"on {style.name_of(target)}")
         axes.set_xlabel("difficulty of the example")
     panels[0][0].set_ylabel("mean influence (sd)")
-    _legend(panels[0][0])
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return figure
 
 
