@@ -95,8 +95,13 @@ def _is_generic(folder: Path) -> bool:
     return config.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
-def check_model_folder(source: str | Path) -> None:
+def check_model_folder(source: str | Path, *, weights: bool = True) -> None:
     """Raise for a local model folder that is missing or torn; hub names pass.
+
+    Parameters
+    ----------
+    weights
+        Read all weights too; False looks at the folder and its configuration alone.
 
     Raises
     ------
@@ -113,7 +118,7 @@ def check_model_folder(source: str | Path) -> None:
         json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder}/config.json cannot be read: {_first_line(error)}") from None
-    for path in weight_files(folder):
+    for path in weight_files(folder) if weights else ():
         try:
             with safe_open(path, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 (safe_open is no dictionary)

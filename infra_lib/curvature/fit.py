@@ -14,6 +14,7 @@ from infra_lib.curvature.factors import Factors, LayerFactors
 from infra_lib.curvature.labels import LABELS, LabelSource
 from infra_lib.curvature.layers import captured, model_fingerprint, weight_shape
 from infra_lib.curvature.store import load_partition, save_partition
+from infra_lib.distributed import add_up, add_up_number, check_same, is_main, is_stored, shard, spread
 from infra_lib.errors import NumericalError, ParameterError
 from infra_lib.files import digest_of
 from infra_lib.models import Batch, Encoded, batches, linears
@@ -72,22 +73,29 @@ def fit_factors(
             sorted([e.id, e.input_ids.tolist(), int(e.loss_mask.sum())] for e in encoded),
         ]
     )
-    groups = batches(encoded, batch_tokens=batch_tokens, pad_id=pad_id)
-    source = LabelSource(labels, seed, encoded)
+    check_same(key, "weights or training examples")
+    mine = shard(encoded, at_least_one=True).take(encoded)
+    groups = batches(mine, batch_tokens=batch_tokens, pad_id=pad_id)
+    source = LabelSource(labels, seed, mine)
     layers: dict[str, LayerFactors] = {}
     checks: dict[str, dict[str, float]] = {}
     parts = partitions(chosen, memory_bytes)
     with tqdm(
-        total=2 * len(parts) * len(groups), desc="fitting factors", unit="batch", disable=not progress
+        total=2 * len(parts) * len(groups),
+        desc="fitting factors",
+        unit="batch",
+        disable=not (progress and is_main()),
     ) as bar:
-        for index, names in enumerate(parts):
-            path = (
-                folder / f"factors-{index:03d}-{digest_of([key, names])[:16]}.safetensors" if folder else None
-            )
-            kept = load_partition(path, key, names) if path else None
+        # What is stored is read before anything is fitted, so that a torn file is named at once.
+        paths = [folder / _file_name(i, key, names) if folder else None for i, names in enumerate(parts)]
+        stored = [
+            load_partition(path, key, names) if path and is_stored(path) else None
+            for path, names in zip(paths, parts, strict=True)
+        ]
+        for names, path, kept in zip(parts, paths, stored, strict=True):
             if kept is None:
                 kept = _fit_partition(model, {n: chosen[n] for n in names}, groups, source, bar.update)
-                if path:
+                if path and is_main():
                     save_partition(path, key, *kept)
             else:
                 bar.update(2 * len(groups))
@@ -95,6 +103,10 @@ def fit_factors(
             checks |= kept[1]
     positions = sum(int(e.loss_mask.sum()) for e in encoded)
     return Factors(layers, fingerprint, len(encoded), positions, checks)
+
+
+def _file_name(index: int, key: str, names: Sequence[str]) -> str:
+    return f"factors-{index:03d}-{digest_of([key, names])[:16]}.safetensors"
 
 
 def partitions(chosen: Mapping[str, nn.Module], memory_bytes: int) -> list[list[str]]:
@@ -123,11 +135,9 @@ def _fit_partition(
     tick: Callable[[], Any],
 ) -> tuple[dict[str, LayerFactors], dict[str, dict[str, float]]]:
     covariances, shared = _covariances(model, modules, groups, source, tick)
-    bases: dict[str, tuple[Tensor, Tensor]] = {}
-    quality: dict[str, dict[str, float]] = {}
-    for key, matrix in covariances.items():
-        values, vectors, check = eigenbasis(matrix, key)
-        bases[key], quality[key] = (values, vectors), check
+    found = spread(_eigenbasis_tensors, covariances)
+    bases = {key: (values, vectors) for key, (values, vectors, _) in found.items()}
+    quality = {key: dict(zip(CHECKS, check.tolist(), strict=True)) for key, (_, _, check) in found.items()}
     layers, checks = {}, {}
     inputs = {name: f"{shared[name]}|in" for name in modules}
     rotations = {name: (bases[inputs[name]][1], bases[f"{name}|out"][1]) for name in modules}
@@ -164,6 +174,8 @@ def _covariances(
                 _add_outer(sums, f"{name}|in", acts_bti[carries])
             _add_outer(sums, f"{name}|out", grads_bto[carries])
         tick()
+    add_up(sums[key] for key in sorted(sums))
+    positions = add_up_number(positions)
     return {key: total / positions for key, total in sums.items()}, shared
 
 
@@ -204,12 +216,22 @@ def _second_moments(
             corrected[name] += (q_out.T @ grads_boi @ q_in).square().sum(0)
         count += len(batch.rows)
         tick()
+    add_up(part for name in modules for part in (corrected[name], diagonal[name]))
+    count = add_up_number(count)
     for name in modules:
         for tensor in (corrected[name], diagonal[name]):
             tensor /= count
             if not torch.isfinite(tensor).all():
                 raise NumericalError(f"the squared gradients of layer {name} are not finite")
     return corrected, diagonal
+
+
+CHECKS = ("orthogonality", "residual")
+
+
+def _eigenbasis_tensors(name: str, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    values, vectors, check = eigenbasis(matrix, name)
+    return values, vectors, torch.tensor([check[what] for what in CHECKS])
 
 
 def eigenbasis(matrix: Tensor, name: str) -> tuple[Tensor, Tensor, dict[str, float]]:
