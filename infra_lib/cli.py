@@ -239,7 +239,8 @@ def main() -> None:
 
 def _fail(text: str, status: int) -> NoReturn:
     if _speaks_first():
-        typer.echo(text, err=True)
+        # Under torchrun the line that ends above may be another process's progress.
+        typer.echo(f"\n{text}" if "RANK" in os.environ else text, err=True)
     sys.exit(status)
 
 

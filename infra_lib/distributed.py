@@ -17,6 +17,7 @@ ended by ``torchrun``, and stay quiet (:func:`speaks_first`).
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,8 +36,8 @@ from infra_lib.models import Encoded
 Item = TypeVar("Item")
 
 TIMEOUT = timedelta(hours=1)
-"""How long a process waits for the others. One that *ends* is noticed at once; this is for one that hangs, and
-must be longer than the largest eigendecomposition, which the others may have to wait for."""
+"""How long a process waits for the others. One that *ends* is noticed at once; this is for one that hangs,
+and must be longer than the largest eigendecomposition, which the others may have to wait for."""
 
 _CPU = torch.device("cpu")
 _store: Any = None
@@ -134,7 +135,8 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # dist.DistError and its kin are RuntimeErrors
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = re.sub(r"^\[[^\]]*\]\s*", "", lines[0]).split(". ")[0]
         raise ProcessError(
             f"another process ended, or did not answer within {TIMEOUT}; what finished is kept ({reason})"
         ) from error
@@ -145,7 +147,7 @@ def _together() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Shard:
-    """This process's part of a list of examples.
+    """A process's part of a list of examples.
 
     Attributes
     ----------
@@ -282,7 +284,8 @@ def _broadcast(tensors: tuple[Tensor, ...] | None, owner: int) -> tuple[Tensor, 
     with _together():
         dist.broadcast(header, owner)
         numbers = header.tolist()
-        found, at = [], 0
+        found: list[Tensor] = []
+        at = 0
         while numbers[at]:
             shape = numbers[at + 1 : at + 1 + numbers[at]]
             at += 1 + numbers[at]

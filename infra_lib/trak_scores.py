@@ -150,12 +150,12 @@ def trak_scores(
     with tempfile.TemporaryDirectory(prefix="infra-trak-") as temporary:
         runner = _Runner(model, pattern, len(train), proj_dim, seed, folder or Path(temporary))
         states = list(checkpoints) if checkpoints is not None else [model.state_dict()]
-        part = shard(train, at_least_one=True)
-        groups = batches(part.take(train), batch_tokens=batch_tokens, pad_id=pad_id)
+        mine = shard(train, at_least_one=True)
+        groups = batches(mine.take(train), batch_tokens=batch_tokens, pad_id=pad_id)
         sample = list(range(0, len(train), max(1, len(train) // 16)))
         questions = {**targets, "": [train[i] for i in sample]}
         rows = [row for part in questions.values() for row in part]
-        runner.featurize(states, groups, part, ridge)
+        runner.featurize(states, groups, mine, ridge)
         table = runner.score(states, batches(rows, batch_tokens=batch_tokens, pad_id=pad_id), len(rows))
     found, start = {}, 0
     for name, part in questions.items():

@@ -101,9 +101,8 @@ def _encode(path: Path, number: int, example: Example, tokenizer: Any, context: 
         row = encode(tokenizer, example)
     except DataError:
         raise DataError(path, f"example {example.id!r} has no response token to predict", number) from None
-    except (
-        Exception
-    ) as error:  # chat templates and tokenizers run code of their makers, and raise what they like
+    except Exception as error:
+        # Chat templates and tokenizers run code of their makers, and raise what they like.
         reason = (str(error).strip().splitlines() or [""])[0]
         raise DataError(
             path, f"example {example.id!r} cannot be put in tokens: {type(error).__name__}: {reason}", number

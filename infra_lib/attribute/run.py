@@ -155,7 +155,9 @@ def _states(
     if not options.checkpoints:
         return None
     # On the CPU: TRAK puts them into the model one after the other.
-    states = [{name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}]
+    states: list[Mapping[str, Any]] = [
+        {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
+    ]
     for source in options.checkpoints:
         states.append(_load_alike(options, source, "cpu", inputs, model, names).state_dict())
     return states

@@ -1,4 +1,4 @@
-"""Scores under one model: fit, differentiate, precondition, score, check; and the mean over several models."""
+"""Scores under one model: fit, differentiate, precondition, score, check; and the mean over several."""
 
 from __future__ import annotations
 
