@@ -75,7 +75,9 @@ def process_group(device: str) -> Iterator[str]:
         Where the others do not come.
     """
     global _store
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    # Some clusters set one of these variables for purposes of their own; torchrun sets all.
+    started = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    processes = int(os.environ["WORLD_SIZE"]) if started else 1
     if processes == 1 or dist.is_initialized():
         yield device
         return

@@ -30,7 +30,7 @@ from trak.modelout_functions import AbstractModelOutput
 from trak.projectors import BasicProjector, ProjectionType
 
 from infra_lib.curvature import captured
-from infra_lib.distributed import Shard, shard
+from infra_lib.distributed import Shard, shard, size
 from infra_lib.errors import NumericalError, ParameterError
 from infra_lib.models import Batch, Encoded, batches, linears, token_log_probs
 
@@ -156,7 +156,9 @@ def trak_scores(
         questions = {**targets, "": [train[i] for i in sample]}
         rows = [row for part in questions.values() for row in part]
         runner.featurize(states, groups, mine, ridge)
-        table = runner.score(states, batches(rows, batch_tokens=batch_tokens, pad_id=pad_id), len(rows))
+        asked = shard(rows)
+        groups = batches(asked.take(rows), batch_tokens=batch_tokens, pad_id=pad_id)
+        table = runner.score(states, groups, asked)
     found, start = {}, 0
     for name, part in questions.items():
         found[name] = table[:, start : start + len(part)]
@@ -211,7 +213,7 @@ class _Runner:
                 traker.featurize(
                     batch.to(traker.model.device), inds=np.array([part.rows[i] for i in batch.rows])
                 )
-            self._gather(part)
+            self._gather(part, "grads", "out_to_loss")
             features = np.asarray(traker.saver.current_store["grads"])
             if not np.isfinite(features).all() or not features.any(axis=1).all():
                 raise NumericalError(
@@ -220,25 +222,27 @@ class _Runner:
             traker.score_computer.lambda_reg = ridge * float(np.square(features).sum(0).mean())
             traker.finalize_features(model_ids=[number])
 
-    def _gather(self, part: Shard) -> None:
+    def _gather(self, part: Shard, *names: str) -> None:
         """Put what other processes computed into this one's store."""
-        if len(part.rows) == part.total:
+        if size() == 1:
             return
         store = self.traker.saver.current_store
-        for name in ("grads", "out_to_loss"):
+        for name in names:
             store[name][:] = part.gather_rows(np.asarray(store[name])[list(part.rows)])
         store["is_featurized"][:] = 1
         self.traker.saver.serialize_current_model_id_metadata()
 
     def score(
-        self, states: Sequence[Mapping[str, Tensor]], groups: Sequence[Batch], count: int
+        self, states: Sequence[Mapping[str, Tensor]], groups: Sequence[Batch], part: Shard
     ) -> np.ndarray:
         """Return scores [training examples, target examples]."""
         traker = self.traker
         for number, state in enumerate(states):
-            traker.start_scoring_checkpoint("targets", state, model_id=number, num_targets=count)
+            traker.start_scoring_checkpoint("targets", state, model_id=number, num_targets=part.total)
             for batch in groups:
-                traker.score(batch.to(traker.model.device), inds=np.array(batch.rows))
+                where = np.array([part.rows[i] for i in batch.rows])
+                traker.score(batch.to(traker.model.device), inds=where)
+            self._gather(part, "targets_grads")
         table = np.array(traker.finalize_scores("targets", model_ids=list(range(len(states)))))
         if not np.isfinite(table).all() or not table.any():
             raise NumericalError("TRAK scores are all zero or not finite")
