@@ -259,22 +259,31 @@ def add_up_number(number: int) -> int:
 
 
 def spread(
-    work: Callable[[str, Tensor], tuple[Tensor, ...]], matrices: Mapping[str, Tensor]
+    work: Callable[[str, Tensor], tuple[Tensor, ...]], matrices: dict[str, Tensor]
 ) -> dict[str, tuple[Tensor, ...]]:
     """Apply ``work`` to each named square matrix, every process to some, and return all results on all.
 
     Processes share by the cube of the matrix's size, what a decomposition costs. Results are float32
-    tensors on the matrix's device; a matrix's results are the same numbers on all processes.
+    tensors, and a matrix's results are the same numbers on all processes.
+
+    Parameters
+    ----------
+    matrices
+        Taken out one by one, so that a matrix and its results do not both stay in memory.
     """
     if size() == 1:
-        return {name: work(name, matrix) for name, matrix in matrices.items()}
+        return {name: work(name, matrices.pop(name)) for name in list(matrices)}
     loads = [0] * size()
     owners: dict[str, int] = {}
     for name in sorted(matrices, key=lambda n: (-len(matrices[n]), n)):
         owners[name] = loads.index(min(loads))
         loads[owners[name]] += len(matrices[name]) ** 3
-    own = {name: work(name, matrices[name]) for name, owner in owners.items() if owner == rank()}
-    return {name: _broadcast(own.get(name), owners[name]) for name in matrices}
+    names, own = list(matrices), {}
+    for name in names:
+        matrix = matrices.pop(name)
+        if owners[name] == rank():
+            own[name] = work(name, matrix)
+    return {name: _broadcast(own.pop(name, None), owners[name]) for name in names}
 
 
 def _broadcast(tensors: tuple[Tensor, ...] | None, owner: int) -> tuple[Tensor, ...]:

@@ -131,7 +131,7 @@ def _load(options: Options, source: str, device: str, inputs: Inputs) -> tuple[A
     chosen = linears(model, options.layers)
     if options.method in CURVATURE:
         try:
-            partitions(chosen, options.memory_bytes)
+            partitions(chosen, options.memory_bytes, diagonal=options.method == "diagonal")
         except ParameterError as error:
             raise ParameterError("--memory", options.memory, f"{error.valid} bytes") from None
     return model, list(chosen)

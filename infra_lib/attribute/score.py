@@ -215,6 +215,7 @@ def _factors(
         pattern=options.layers,
         seed=options.seed,
         memory_bytes=options.memory_bytes,
+        diagonal=options.method == "diagonal",
         folder=_factor_folder(options.out),
         progress=progress,
         **size,
