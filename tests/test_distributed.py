@@ -102,7 +102,7 @@ def test_factors_are_stored_once_and_whole(started, alone) -> None:
 @pytest.mark.parametrize(
     ("run", "sentence"),
     [
-        ("torn", "train.jsonl, line 21: not a JSON object"),
+        ("torn", "train.jsonl, line 11: not a JSON object"),
         ("one_fails", "the second process has had enough"),
     ],
 )
