@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -325,7 +326,11 @@ def check_same(digest: str, what: str) -> None:
         raise ModelError(f"the processes read different {what}; give all of them the same files")
 
 
-def is_stored(path: Path | None) -> bool:
+_PATIENCE = 60.0
+"""Seconds after which a network's file system shows one machine what another one wrote."""
+
+
+def is_stored(path: Path) -> bool:
     """Return whether the main process finds a file, so that all decide alike.
 
     Raises
@@ -333,10 +338,15 @@ def is_stored(path: Path | None) -> bool:
     DataError
         On a process that does not see the file which the main process sees.
     """
-    here = path is not None and path.is_file()
-    there = add_up_number(int(here and is_main())) > 0
-    if there and not here:
-        raise DataError(
-            str(path), "is seen by the first process only; --out must be on storage that all of them share"
-        )
-    return there
+    # The sum comes first: what the main process wrote before it, the others look for after it.
+    if not add_up_number(int(is_main() and path.is_file())):
+        return False
+    patience = _PATIENCE
+    while not path.is_file():
+        if patience <= 0:
+            raise DataError(
+                path, "is seen by the first process only; --out must be on storage that all of them share"
+            )
+        time.sleep(0.5)
+        patience -= 0.5
+    return True

@@ -160,6 +160,7 @@ def test_alone_everything_is_the_identity() -> None:
 
 def test_a_process_without_the_first_ones_files_says_so(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(distributed, "add_up_number", lambda number: 1)
+    monkeypatch.setattr(distributed, "_PATIENCE", 0.5)
     with pytest.raises(DataError, match="storage that all of them share"):
         distributed.is_stored(tmp_path / "none.safetensors")
 
