@@ -210,14 +210,7 @@ def encode(
     DataError
         Where no loss term is left: an empty response, or a prompt that fills the context.
     """
-    if chat_template is None:
-        chat_template = bool(getattr(tokenizer, "chat_template", None))
-    if chat_template:
-        turns = [{"role": "user", "content": example.prompt}]
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        prompt = list(tokenizer(text, add_special_tokens=False).input_ids)
-    else:
-        prompt = list(tokenizer(example.prompt).input_ids)
+    prompt = prompt_tokens(tokenizer, example.prompt, chat_template=chat_template)
     response, offsets = _response_tokens(tokenizer, example.response)
     if end_token:
         response.append(tokenizer.eos_token_id)
@@ -235,6 +228,33 @@ def encode(
             example.id, "has no response token that the model predicts (empty response or full context)"
         )
     return Encoded(example.id, ids, mask, tuple(kept_offsets), truncated=len(response) - len(kept))
+
+
+def prompt_tokens(tokenizer: Any, prompt: str, *, chat_template: bool | None = None) -> list[int]:
+    """Return the token ids of a prompt, the same for training on it and for answering it.
+
+    Parameters
+    ----------
+    chat_template
+        Wrap the prompt as a user turn, up to where the answer begins; None does so where the tokenizer
+        has a template.
+
+    Raises
+    ------
+    ModelError
+        Where a template is asked for and the tokenizer has none.
+    """
+    has_template = bool(getattr(tokenizer, "chat_template", None))
+    if chat_template and not has_template:
+        raise ModelError(
+            "the tokenizer has no chat template; use one of an instruction-tuned model, put a "
+            "chat_template.jinja into its folder, or do without (chat_template: false)"
+        )
+    if not (has_template if chat_template is None else chat_template):
+        return list(tokenizer(prompt).input_ids)
+    turns = [{"role": "user", "content": prompt}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer(text, add_special_tokens=False).input_ids)
 
 
 def _response_tokens(tokenizer: Any, response: str) -> tuple[list[int], list[tuple[int, int]]]:
