@@ -213,11 +213,10 @@ def encode(
     if chat_template is None:
         chat_template = bool(getattr(tokenizer, "chat_template", None))
     if chat_template:
-        turns = [{"role": "user", "content": example.prompt}]
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        text = chat_text(tokenizer, example)
         prompt = list(tokenizer(text, add_special_tokens=False).input_ids)
     else:
-        prompt = list(tokenizer(example.prompt).input_ids)
+        prompt = list(tokenizer(plain_text(example)).input_ids)
     response, offsets = _response_tokens(tokenizer, example.response)
     if end_token:
         response.append(tokenizer.eos_token_id)
@@ -235,6 +234,37 @@ def encode(
             example.id, "has no response token that the model predicts (empty response or full context)"
         )
     return Encoded(example.id, ids, mask, tuple(kept_offsets), truncated=len(response) - len(kept))
+
+
+def plain_text(example: Example) -> str:
+    """Return what stands before the response without a chat template: system text, blank line, prompt."""
+    return f"{example.system}\n\n{example.prompt}" if example.system else example.prompt
+
+
+def chat_text(tokenizer: Any, example: Example) -> str:
+    """Return the prompt as a user turn of the tokenizer's chat template, after the system turn if any.
+
+    Raises
+    ------
+    ModelError
+        Where the tokenizer has no chat template, or its template refuses the turns (some know no
+        system turn).
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ModelError(
+            f"the tokenizer of {getattr(tokenizer, 'name_or_path', '') or 'this model'} has no chat template: "
+            "take the instruction-tuned model, set tokenizer.chat_template, or encode with chat_template=False"
+        )
+    turns = [{"role": "user", "content": example.prompt}]
+    if example.system:
+        turns.insert(0, {"role": "system", "content": example.system})
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # templates are programs of the model's authors and raise what they like
+        raise ModelError(
+            f"the chat template refuses example {example.id} ({_first_line(error)}); "
+            "drop its system text or encode with chat_template=False"
+        ) from error
 
 
 def _response_tokens(tokenizer: Any, response: str) -> tuple[list[int], list[tuple[int, int]]]:
