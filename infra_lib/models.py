@@ -252,8 +252,8 @@ def chat_text(tokenizer: Any, example: Example) -> str:
     """
     if not getattr(tokenizer, "chat_template", None):
         raise ModelError(
-            f"the tokenizer of {getattr(tokenizer, 'name_or_path', '') or 'this model'} has no chat template: "
-            "take the instruction-tuned model, set tokenizer.chat_template, or encode with chat_template=False"
+            f"tokenizer {getattr(tokenizer, 'name_or_path', '')} has no chat template: take the "
+            "instruction-tuned model, set tokenizer.chat_template, or encode with chat_template=False"
         )
     turns = [{"role": "user", "content": example.prompt}]
     if example.system:

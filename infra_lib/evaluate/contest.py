@@ -55,49 +55,56 @@ def extract(response: str) -> str | None:
     return program if program.strip() else None
 
 
-def grade(response: str, tests: str, *, limits: sandbox.Limits | None = None) -> Grade:
+def grade(
+    response: str, tests: str, *, limits: sandbox.Limits | None = None, isolation: str = "auto"
+) -> Grade:
     """Grade a response by all cases of a problem.
 
     Parameters
     ----------
     tests
         JSON with ``function`` (name or null), ``public`` (cases) and ``private`` (cases, packed).
+    limits
+        Of each case; :data:`LIMITS` by default.
+
+    Raises
+    ------
+    SandboxError
+        Where the sandbox refuses to run programs.
     """
     program = extract(response)
     if program is None:
         return Grade(False, None, "no program")
     problem = json.loads(tests)
     function = problem["function"]
+    sandbox.resolve(isolation)
     for case in [*problem["public"], *decode_cases(problem["private"])]:
         if function is None:
-            verdict = _stdin(program, case, limits or LIMITS)
+            verdict = _stdin(program, case, limits or LIMITS, isolation)
         else:
-            verdict = _call(program, function, case, limits or LIMITS)
+            verdict = _call(program, function, case, limits or LIMITS, isolation)
         if verdict != "correct":
             return Grade(False, program, verdict)
     return Grade(True, program, "correct")
 
 
-def _stdin(program: str, case: dict[str, str], limits: sandbox.Limits) -> str:
-    outcome = sandbox.run(PRELUDE + program, stdin=case["input"], limits=limits)
+def _stdin(program: str, case: dict[str, str], limits: sandbox.Limits, isolation: str) -> str:
+    outcome = sandbox.run(PRELUDE + program, stdin=case["input"], limits=limits, isolation=isolation)
     if outcome.status != "ok":
         return outcome.status
-    return "correct" if same_output(outcome.stdout, case["output"]) else "wrong answer"
+    return "correct" if same_lines(outcome.stdout, case["output"]) else "wrong answer"
 
 
-def _call(program: str, function: str, case: dict[str, str], limits: sandbox.Limits) -> str:
-    if "class Solution" in program:
-        whole = f"{PRELUDE}{program}\n{function} = Solution().{function}\n"
-    else:
-        whole = PRELUDE + program
+def _call(program: str, function: str, case: dict[str, str], limits: sandbox.Limits, isolation: str) -> str:
+    called = f"Solution.{function}" if "class Solution" in program else function
     arguments = [json.loads(line) for line in case["input"].split("\n")]
-    outcome = sandbox.call(whole, function, [arguments], limits=limits)
+    outcome = sandbox.call(PRELUDE + program, called, [arguments], limits=limits, isolation=isolation)
     if outcome.status != "ok" or not outcome.values:
-        return outcome.status if outcome.status != "ok" else "error"
+        return "error" if outcome.status == "ok" else outcome.status
     return "correct" if bool(outcome.values[0] == json.loads(case["output"])) else "wrong answer"
 
 
-def same_output(printed: str, expected: str) -> bool:
+def same_lines(printed: str, expected: str) -> bool:
     """Compare what a program printed with what is expected, line by line."""
     lines, wanted = ([line.strip() for line in text.strip().split("\n")] for text in (printed, expected))
     return len(lines) == len(wanted) and all(map(_same_line, lines, wanted))

@@ -12,6 +12,7 @@ import re
 from infra_lib.answers import last_boxed, last_stated
 from infra_lib.evaluate.grades import Grade
 
+
 def extract_answer(response: str) -> str | None:
     """Return the final answer that a response states, or None."""
     return last_boxed(response) or last_stated(response)

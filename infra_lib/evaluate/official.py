@@ -11,7 +11,7 @@ rule               a response is right where …
 ``aime``           its last box (else "answer is …") is a whole number from 0 to 999, leading zeros
                    allowed, and is the reference
 ``mbpp``           the program defines what the assertions of the task need, and all hold
-``humaneval``      the prompt with the response's function runs, and ``check`` raises nothing
+``humaneval``      ``check`` of the task raises nothing for the response's function
 ``livecodebench``  the program passes every public and private case
 =================  ==========================================================================
 
@@ -26,6 +26,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from decimal import Decimal
 
 from tqdm import tqdm
@@ -33,7 +34,7 @@ from tqdm import tqdm
 from infra_lib.answers import last_boxed, last_hashes, last_stated
 from infra_lib.errors import ParameterError
 from infra_lib.evaluate import contest, sandbox
-from infra_lib.evaluate.grade_code import extract_program
+from infra_lib.evaluate.grade_code import REASONS, extract_program
 from infra_lib.evaluate.grade_math import equal
 from infra_lib.evaluate.grades import Grade
 from infra_lib.evaluate.normal_form import normal_form
@@ -45,17 +46,27 @@ HUMANEVAL_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 _LIMITS = sandbox.Limits(cpu_seconds=5, wall_seconds=10.0, memory_mb=1024)
 
 
-def grade(response: str, example: Example, *, limits: sandbox.Limits | None = None) -> Grade:
+@dataclass(frozen=True)
+class Running:
+    """How programs are run: as :func:`infra_lib.evaluate.sandbox.run`; None takes each benchmark's limits."""
+
+    limits: sandbox.Limits | None = None
+    isolation: str = "auto"
+
+
+def grade(response: str, example: Example, how: Running = Running()) -> Grade:
     """Grade a response by the rule that the example names.
 
     Raises
     ------
     ParameterError
         For a rule that is not in the table above.
+    SandboxError
+        Where the rule runs programs and the sandbox refuses to.
     """
-    if example.scoring not in RULES:
+    if example.scoring is None or example.scoring not in RULES:
         raise ParameterError("scoring", example.scoring, f"one of {', '.join(RULES)} (example {example.id})")
-    return RULES[example.scoring](response, example, limits)
+    return RULES[example.scoring](response, example, how)
 
 
 def grade_each(
@@ -63,22 +74,25 @@ def grade_each(
     responses: Sequence[str],
     *,
     workers: int = 2,
-    limits: sandbox.Limits | None = None,
+    how: Running = Running(),
     progress: bool = True,
 ) -> list[Grade]:
     """Grade one response per example, ``workers`` sandboxed programs at a time, in order."""
-    for example in examples:
-        if example.scoring not in RULES:
-            grade("", example)
+    for scoring in {example.scoring for example in examples} - set(RULES):
+        raise ParameterError("scoring", scoring, f"one of {', '.join(RULES)}")
+
+    def grade_pair(pair: tuple[Example, str]) -> Grade:
+        return grade(pair[1], pair[0], how)
+
     with ThreadPoolExecutor(workers) as pool:
-        graded = pool.map(lambda pair: grade(pair[1], pair[0], limits=limits), zip(examples, responses, strict=True))
+        graded = pool.map(grade_pair, zip(examples, responses, strict=True))
         return list(tqdm(graded, total=len(examples), desc="grading", unit="answer", disable=not progress))
 
 
 # --- Mathematics -------------------------------------------------------------------------------
 
 
-def grade_gsm8k(response: str, example: Example, limits: sandbox.Limits | None = None) -> Grade:
+def grade_gsm8k(response: str, example: Example, how: Running = Running()) -> Grade:
     """Grade by the number after ``####``, in the last box, or after "answer is"."""
     found = last_hashes(response) or last_boxed(response) or last_stated(response)
     if not found:
@@ -96,7 +110,7 @@ def _number(text: str) -> Decimal | None:
     return Decimal(plain)
 
 
-def grade_boxed(response: str, example: Example, limits: sandbox.Limits | None = None) -> Grade:
+def grade_boxed(response: str, example: Example, how: Running = Running()) -> Grade:
     """Grade by the last box: MATH's normal form first, then math-verify."""
     found = last_boxed(response) or last_stated(response)
     if not found:
@@ -105,7 +119,7 @@ def grade_boxed(response: str, example: Example, limits: sandbox.Limits | None =
     return _verdict(normal_form(found) == normal_form(wanted) or equal(found, wanted), found)
 
 
-def grade_aime(response: str, example: Example, limits: sandbox.Limits | None = None) -> Grade:
+def grade_aime(response: str, example: Example, how: Running = Running()) -> Grade:
     """Grade by the last box as a whole number from 0 to 999."""
     found = last_boxed(response) or last_stated(response)
     if not found:
@@ -155,46 +169,51 @@ def humaneval_program(response: str, prompt: str, entry_point: str) -> str | Non
     if re.search(rf"^(?:async )?def {re.escape(entry_point)}\b", body, re.MULTILINE):
         return f"{prompt}\n{body}"
     if block is None:
-        body = body[: min((at for stop in HUMANEVAL_STOPS if (at := body.find(stop)) >= 0), default=len(body))]
+        body = body[
+            : min((at for stop in HUMANEVAL_STOPS if (at := body.find(stop)) >= 0), default=len(body))
+        ]
     return prompt + body
 
 
-def grade_mbpp(response: str, example: Example, limits: sandbox.Limits | None = None) -> Grade:
+def grade_mbpp(response: str, example: Example, how: Running = Running()) -> Grade:
     """Grade by the task's assertions."""
     tests = json.loads(str(example.tests))
-    return _run_tests(mbpp_program(response), tests["tests"], setup=tests["setup"], limits=limits)
+    return _run_tests(mbpp_program(response), tests["tests"], how, setup=tests["setup"])
 
 
-def grade_humaneval(response: str, example: Example, limits: sandbox.Limits | None = None) -> Grade:
-    """Grade by ``check``."""
+def grade_humaneval(response: str, example: Example, how: Running = Running()) -> Grade:
+    """Grade by ``check``; helpers of the prompt that the tests use are the prompt's own."""
     tests = json.loads(str(example.tests))
-    program = humaneval_program(response, tests["prompt"], tests["entry_point"])
-    return _run_tests(program, tests["tests"], entry_point=tests["entry_point"], limits=limits)
+    entry = tests["entry_point"]
+    program = humaneval_program(response, tests["prompt"], entry)
+    return _run_tests(program, tests["tests"], how, setup=tests["prompt"], entry_point=entry)
 
 
-def grade_contest(response: str, example: Example, limits: sandbox.Limits | None = None) -> Grade:
+def grade_contest(response: str, example: Example, how: Running = Running()) -> Grade:
     """Grade by LiveCodeBench's cases."""
-    return contest.grade(response, str(example.tests), limits=limits)
+    return contest.grade(response, str(example.tests), limits=how.limits, isolation=how.isolation)
 
 
 def _run_tests(
-    program: str | None,
-    tests: str,
-    *,
-    setup: str = "",
-    entry_point: str | None = None,
-    limits: sandbox.Limits | None = None,
+    program: str | None, tests: str, how: Running, *, setup: str = "", entry_point: str | None = None
 ) -> Grade:
     """Run a program under the tests; the sandbox sees to it that the program cannot forge the verdict."""
     if program is None:
         return Grade(False, None, "no program")
-    outcome = sandbox.run_tests(program, tests, setup=setup, entry_point=entry_point, limits=limits or _LIMITS)
-    reason = {"ok": "correct", "wrong": "wrong answer"}.get(outcome.status, outcome.status)
-    return Grade(outcome.status == "ok", program, reason)
+    sandbox.resolve(how.isolation)
+    outcome = sandbox.run_tests(
+        program,
+        tests,
+        setup=setup,
+        entry_point=entry_point,
+        limits=how.limits or _LIMITS,
+        isolation=how.isolation,
+    )
+    return Grade(outcome.status == "ok", program, REASONS.get(outcome.status, outcome.status))
 
 
-Rule = Callable[[str, Example, sandbox.Limits | None], Grade]
-RULES: dict[str | None, Rule] = {
+Rule = Callable[[str, Example, Running], Grade]
+RULES: dict[str, Rule] = {
     "gsm8k": grade_gsm8k,
     "math": grade_boxed,
     "aime": grade_aime,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from infra_lib.sources.prompts import PROMPTS, LIVECODEBENCH_STARTER, fill
+from infra_lib.sources.prompts import LIVECODEBENCH_STARTER, PROMPTS, fill
 from infra_lib.sources.rows import Row
 
 

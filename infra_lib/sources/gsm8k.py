@@ -61,7 +61,9 @@ def symbolic_rows(size: int, seed: int) -> Iterator[Row]:
         import reasoning_gym
     except ImportError:
         raise ParameterError(
-            "source", "gsm_symbolic", "used with the package reasoning-gym: pip install 'infra-companion[smollm2]'"
+            "source",
+            "gsm_symbolic",
+            "used with the package reasoning-gym: pip install 'infra-companion[smollm2]'",
         ) from None
     generated: Any = reasoning_gym.create_dataset("gsm_symbolic", size=size, seed=seed)
     for number in range(size):

@@ -87,7 +87,8 @@ def explain(
     if "GatedRepoError" in kinds or "gated" in message.lower():
         return DataError(
             name,
-            "is gated: accept its terms on its page, then set HF_TOKEN to a token that may read it, " + _LOCAL,
+            "is gated: accept its terms on its page, then set HF_TOKEN to a token that may read it, "
+            + _LOCAL,
         )
     if "RevisionNotFoundError" in kinds:
         return ParameterError("revision", revision, f"a branch, tag or commit of {name}")
@@ -103,10 +104,13 @@ def explain(
     if kinds & set(unreachable) or "offline mode" in message.lower() or "Couldn't reach" in message:
         why = "offline mode is on (HF_HUB_OFFLINE)" if offline else "the hub cannot be reached from here"
         fetch = f"hf download --repo-type dataset {name} --local-dir FOLDER"
-        return DataError(name, f"{why} and the set is not in the cache: elsewhere run {fetch}, then give FOLDER")
+        return DataError(
+            name, f"{why} and the set is not in the cache: elsewhere run {fetch}, then give FOLDER"
+        )
     if "DatasetNotFoundError" in kinds or "RepositoryNotFoundError" in kinds:
         return DataError(
-            name, "is not on the hub, or is private: check the name, set HF_TOKEN where it is private, " + _LOCAL
+            name,
+            "is not on the hub, or is private: check the name, set HF_TOKEN where it is private, " + _LOCAL,
         )
     first = (str(error).strip().splitlines() or [""])[0]
     return DataError(name, f"cannot be loaded from the hub ({type(error).__name__}: {first}); {_LOCAL}")

