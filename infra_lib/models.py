@@ -210,7 +210,7 @@ def encode(
     DataError
         Where no loss term is left: an empty response, or a prompt that fills the context.
     """
-    prompt = prompt_tokens(tokenizer, example.prompt, chat_template=chat_template)
+    prompt = prompt_tokens(tokenizer, example.prompt, system=example.system, chat_template=chat_template)
     response, offsets = _response_tokens(tokenizer, example.response)
     if end_token:
         response.append(tokenizer.eos_token_id)
@@ -230,11 +230,15 @@ def encode(
     return Encoded(example.id, ids, mask, tuple(kept_offsets), truncated=len(response) - len(kept))
 
 
-def prompt_tokens(tokenizer: Any, prompt: str, *, chat_template: bool | None = None) -> list[int]:
+def prompt_tokens(
+    tokenizer: Any, prompt: str, *, system: str | None = None, chat_template: bool | None = None
+) -> list[int]:
     """Return the token ids of a prompt, the same for training on it and for answering it.
 
     Parameters
     ----------
+    system
+        Text of a system turn; without a template it stands before the prompt, a blank line between.
     chat_template
         Wrap the prompt as a user turn, up to where the answer begins; None does so where the tokenizer
         has a template.
@@ -242,19 +246,40 @@ def prompt_tokens(tokenizer: Any, prompt: str, *, chat_template: bool | None = N
     Raises
     ------
     ModelError
-        Where a template is asked for and the tokenizer has none.
+        Where a template is asked for and the tokenizer has none, or the template refuses the turns.
     """
-    has_template = bool(getattr(tokenizer, "chat_template", None))
-    if chat_template and not has_template:
+    if chat_template is None:
+        chat_template = bool(getattr(tokenizer, "chat_template", None))
+    if not chat_template:
+        return list(tokenizer(f"{system}\n\n{prompt}" if system else prompt).input_ids)
+    text = chat_text(tokenizer, prompt, system)
+    return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def chat_text(tokenizer: Any, prompt: str, system: str | None = None) -> str:
+    """Return the prompt as a user turn of the tokenizer's chat template, after the system turn if any.
+
+    Raises
+    ------
+    ModelError
+        Where the tokenizer has no chat template, or its template refuses the turns (some know no
+        system turn).
+    """
+    if not getattr(tokenizer, "chat_template", None):
         raise ModelError(
             "the tokenizer has no chat template; use one of an instruction-tuned model, put a "
             "chat_template.jinja into its folder, or do without (chat_template: false)"
         )
-    if not (has_template if chat_template is None else chat_template):
-        return list(tokenizer(prompt).input_ids)
     turns = [{"role": "user", "content": prompt}]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    return list(tokenizer(text, add_special_tokens=False).input_ids)
+    if system:
+        turns.insert(0, {"role": "system", "content": system})
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # templates are programs of the model's authors and raise what they like
+        raise ModelError(
+            f"the chat template refuses a prompt ({_first_line(error)}); "
+            "drop its system text or do without (chat_template: false)"
+        ) from error
 
 
 def _response_tokens(tokenizer: Any, response: str) -> tuple[list[int], list[tuple[int, int]]]:

@@ -12,6 +12,7 @@ from infra_lib.evaluate.generate import generate
 from infra_lib.evaluate.grade_code import grade_many
 from infra_lib.evaluate.grade_math import grade_math
 from infra_lib.evaluate.grades import Grade
+from infra_lib.evaluate.official import grade_each
 from infra_lib.examples import Example
 
 
@@ -68,11 +69,24 @@ def evaluate(
 def grade_all(
     examples: Sequence[Example], responses: Sequence[str], *, workers: int = 2, progress: bool = True
 ) -> list[Grade]:
-    """Grade one response per example."""
-    code = [i for i, example in enumerate(examples) if example.tests is not None]
+    """Grade one response per example, by its official rule where it names one."""
+    ruled = [i for i, example in enumerate(examples) if example.scoring is not None]
+    grades = dict(
+        zip(
+            ruled,
+            grade_each(
+                [examples[i] for i in ruled],
+                [responses[i] for i in ruled],
+                workers=workers,
+                progress=progress and bool(ruled),
+            ),
+            strict=True,
+        )
+    )
+    code = [i for i, ex in enumerate(examples) if ex.tests is not None and i not in grades]
     pairs = [(responses[i], str(examples[i].tests)) for i in code]
-    executed = dict(zip(code, grade_many(pairs, workers=workers, progress=progress), strict=True))
+    grades |= zip(code, grade_many(pairs, workers=workers, progress=progress), strict=True)
     return [
-        executed[i] if i in executed else grade_math(responses[i], str(example.answer))
+        grades[i] if i in grades else grade_math(responses[i], str(example.answer))
         for i, example in enumerate(examples)
     ]

