@@ -210,7 +210,7 @@ def encode(
     DataError
         Where no loss term is left: an empty response, or a prompt that fills the context.
     """
-    prompt = prompt_tokens(tokenizer, example.prompt, chat_template=chat_template)
+    prompt = prompt_tokens(tokenizer, example, chat_template=chat_template)
     response, offsets = _response_tokens(tokenizer, example.response)
     if end_token:
         response.append(tokenizer.eos_token_id)
@@ -230,8 +230,8 @@ def encode(
     return Encoded(example.id, ids, mask, tuple(kept_offsets), truncated=len(response) - len(kept))
 
 
-def prompt_tokens(tokenizer: Any, prompt: str, *, chat_template: bool | None = None) -> list[int]:
-    """Return the token ids of a prompt, the same for training on it and for answering it.
+def prompt_tokens(tokenizer: Any, example: Example, *, chat_template: bool | None = None) -> list[int]:
+    """Return the token ids of an example's prompt, the same for training on it and for answering it.
 
     Parameters
     ----------
@@ -251,8 +251,8 @@ def prompt_tokens(tokenizer: Any, prompt: str, *, chat_template: bool | None = N
             "chat_template.jinja into its folder, or do without (chat_template: false)"
         )
     if not (has_template if chat_template is None else chat_template):
-        return list(tokenizer(prompt).input_ids)
-    turns = [{"role": "user", "content": prompt}]
+        return list(tokenizer(example.prompt).input_ids)
+    turns = [{"role": "user", "content": example.prompt}]
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     return list(tokenizer(text, add_special_tokens=False).input_ids)
 
