@@ -1,5 +1,4 @@
-"""The command line: ``infra run``, ``infra status``, ``infra clean``, ``infra book``, ``infra attribute``,
-``infra finetune``.
+"""The command line: ``infra run``, ``status``, ``clean``, ``book``, ``attribute``, ``finetune``.
 
 Errors that a user can cause are one sentence on standard error and exit status 2.
 """

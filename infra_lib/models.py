@@ -210,7 +210,7 @@ def encode(
     DataError
         Where no loss term is left: an empty response, or a prompt that fills the context.
     """
-    prompt = prompt_tokens(tokenizer, example.prompt, system=example.system, chat_template=chat_template)
+    prompt = prompt_tokens(tokenizer, example, chat_template=chat_template)
     response, offsets = _response_tokens(tokenizer, example.response)
     if end_token:
         response.append(tokenizer.eos_token_id)
@@ -230,15 +230,11 @@ def encode(
     return Encoded(example.id, ids, mask, tuple(kept_offsets), truncated=len(response) - len(kept))
 
 
-def prompt_tokens(
-    tokenizer: Any, prompt: str, *, system: str | None = None, chat_template: bool | None = None
-) -> list[int]:
-    """Return the token ids of a prompt, the same for training on it and for answering it.
+def prompt_tokens(tokenizer: Any, example: Example, *, chat_template: bool | None = None) -> list[int]:
+    """Return the token ids of an example's prompt, the same for training on it and for answering it.
 
     Parameters
     ----------
-    system
-        Text of a system turn; without a template it stands before the prompt, a blank line between.
     chat_template
         Wrap the prompt as a user turn, up to where the answer begins; None does so where the tokenizer
         has a template.
@@ -251,12 +247,16 @@ def prompt_tokens(
     if chat_template is None:
         chat_template = bool(getattr(tokenizer, "chat_template", None))
     if not chat_template:
-        return list(tokenizer(f"{system}\n\n{prompt}" if system else prompt).input_ids)
-    text = chat_text(tokenizer, prompt, system)
-    return list(tokenizer(text, add_special_tokens=False).input_ids)
+        return list(tokenizer(plain_text(example)).input_ids)
+    return list(tokenizer(chat_text(tokenizer, example), add_special_tokens=False).input_ids)
 
 
-def chat_text(tokenizer: Any, prompt: str, system: str | None = None) -> str:
+def plain_text(example: Example) -> str:
+    """Return what stands before the response without a chat template: system text, blank line, prompt."""
+    return f"{example.system}\n\n{example.prompt}" if example.system else example.prompt
+
+
+def chat_text(tokenizer: Any, example: Example) -> str:
     """Return the prompt as a user turn of the tokenizer's chat template, after the system turn if any.
 
     Raises
@@ -270,14 +270,14 @@ def chat_text(tokenizer: Any, prompt: str, system: str | None = None) -> str:
             "the tokenizer has no chat template; use one of an instruction-tuned model, put a "
             "chat_template.jinja into its folder, or do without (chat_template: false)"
         )
-    turns = [{"role": "user", "content": prompt}]
-    if system:
-        turns.insert(0, {"role": "system", "content": system})
+    turns = [{"role": "user", "content": example.prompt}]
+    if example.system:
+        turns.insert(0, {"role": "system", "content": example.system})
     try:
         return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
     except Exception as error:  # templates are programs of the model's authors and raise what they like
         raise ModelError(
-            f"the chat template refuses a prompt ({_first_line(error)}); "
+            f"the chat template refuses example {example.id} ({_first_line(error)}); "
             "drop its system text or do without (chat_template: false)"
         ) from error
 
