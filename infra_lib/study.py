@@ -20,9 +20,12 @@ from infra_lib.errors import DataError, ParameterError
 
 Level = Annotated[int, Field(ge=1, le=5)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Sources = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 
-WITHOUT_EFFECT = frozenset({"study", "processes", "devices_per_run"})
+WITHOUT_EFFECT = frozenset(
+    {"study", "processes", "devices_per_run", "expected_prompt_tokens", "expected_response_tokens"}
+)
 """Parameters that change where and how fast results come, and not what they are."""
 
 
@@ -39,6 +42,28 @@ class Study(BaseModel):
     )
     seed: int = Field(0, ge=0, lt=2**31, description="a whole number, 0 or more")
 
+    train_sources: Sources = Field(
+        ["small_world"], description="a list of small_world, data sets of the catalog, or .jsonl files"
+    )
+    pool_sources: Sources = Field(
+        ["small_world"], description="a list of small_world, data sets of the catalog, or .jsonl files"
+    )
+    target_sources: Sources = Field(
+        ["small_world"], description="a list of small_world, benchmarks of the catalog, or .jsonl files"
+    )
+    test_sources: Sources = Field(
+        ["small_world"], description="a list of small_world, benchmarks of the catalog, or .jsonl files"
+    )
+    data_folder: str = Field(
+        "",
+        description="empty (load from the hub) or a folder with one subfolder per data set, in the hub's format",
+    )
+    data_revisions: dict[str, str] = Field(
+        {}, description="a mapping from data set names to branches, tags or commits of the hub"
+    )
+    difficulty_from: Literal["labels", "length"] = Field(
+        "labels", description="labels (what the data give) or length (fifths of the response's length)"
+    )
     difficulties: list[Level] = Field(
         [1, 2, 3, 4, 5], min_length=1, description="a list of distinct whole numbers from 1 to 5"
     )
@@ -50,6 +75,10 @@ class Study(BaseModel):
     mend_fraction: Fraction = Field(0.5, description="a number from 0 to 1")
     conversational_fraction: Fraction = Field(0.5, description="a number from 0 to 1")
 
+    base_model: str = Field(
+        "", description="empty (the base models of base_folder), a Hugging Face folder, or a hub name"
+    )
+    model_revision: str = Field("", description="empty (the main branch) or a commit, tag or branch of the hub")
     base_folder: str = Field(
         "records/base", min_length=1, description="a folder with one base model per seed (seed0, seed1, …)"
     )
@@ -94,6 +123,14 @@ class Study(BaseModel):
     )
     max_new_tokens: int = Field(320, ge=1, le=100_000, description="a whole number from 1 to 100000")
 
+    samples: int = Field(1, ge=1, description="a whole number, 1 or more (1 where temperature is 0)")
+    temperature: float = Field(0.0, ge=0, description="0 (greedy) or a number above")
+    top_p: float = Field(1.0, gt=0, le=1, description="a number above 0, at most 1")
+    engine: Literal["transformers", "vllm"] = Field("transformers", description="transformers or vllm")
+
+    target_responses: Literal["own", "reference"] = Field(
+        "own", description="own (the model's correct answers) or reference (the data's own solutions)"
+    )
     damping: float = Field(0.1, gt=0, description="a number above 0 (a multiple of the mean eigenvalue)")
     factor_labels: Literal["sampled", "empirical"] = Field("sampled", description="sampled or empirical")
 
@@ -108,6 +145,12 @@ class Study(BaseModel):
 
     bootstrap_samples: int = Field(2000, ge=100, description="a whole number, 100 or more")
     confidence: float = Field(0.95, gt=0, lt=1, description="a number between 0 and 1, such as 0.95")
+    expected_prompt_tokens: int = Field(
+        0, ge=0, description="a whole number; 0 measures it where the data are at hand (for plans alone)"
+    )
+    expected_response_tokens: int = Field(
+        0, ge=0, description="a whole number; 0 measures it where the data are at hand (for plans alone)"
+    )
     processes: int = Field(2, ge=1, le=1024, description="a whole number, 1 or more")
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:0")
 
@@ -131,6 +174,10 @@ class Study(BaseModel):
             value = getattr(self, name)
             if len(set(value)) != len(value):
                 raise ParameterError(name, value, "free of repetitions")
+        if self.samples > 1 and self.temperature == 0:
+            raise ParameterError("samples", self.samples, "1 where temperature is 0: greedy answers are equal")
+        if self.base_model and len(self.base_seeds) > 1:
+            raise ParameterError("base_seeds", self.base_seeds, "one seed where base_model is given")
         if len(self.easy) != len(self.hard) or set(self.easy) & set(self.hard):
             raise ParameterError(
                 "hard", self.hard, f"as long as easy ({self.easy}) and share no level with it"
@@ -140,6 +187,33 @@ class Study(BaseModel):
                 "difficulties", self.difficulties, f"complete: easy and hard name {missing} too"
             )
         return self
+
+    def sampling(self) -> Any:
+        """Return how answers are drawn in this study."""
+        from infra_lib.evaluate.generate import Sampling
+
+        return Sampling(
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            samples=self.samples,
+            seed=self.seed,
+        )
+
+    def base_of(self, base_seed: int, root: Path) -> Path:
+        """Return the folder from which fine-tuning starts: the study's model, or a seed's base model.
+
+        Raises
+        ------
+        ModelError
+            For a hub model that notebook 02 has not fetched.
+        """
+        if not self.base_model:
+            return root / self.base_folder / f"seed{base_seed}"
+        from infra_lib.pretrained import pretrained_folder
+
+        local = root / self.base_model
+        return pretrained_folder(local if local.is_dir() else self.base_model, revision=self.model_revision)
 
     def finetune_config(self) -> Any:
         """Return the fine-tuning settings of this study."""

@@ -91,7 +91,7 @@ def p_value(value: float) -> str:
 def split_counts(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return examples per split, domain and difficulty."""
     return pd.concat(
-        [f.groupby(["domain", "difficulty"]).size().rename(name) for name, f in frames.items()], axis=1
+        [f.groupby(["domain", "difficulty"], dropna=False).size().rename(name) for name, f in frames.items()], axis=1
     ).reset_index()
 
 
@@ -138,9 +138,10 @@ def base_facts(records: Mapping[int, Mapping[str, Any]]) -> pd.DataFrame:
             {
                 "base_seed": seed,
                 "parameters": record["parameters"],
-                "tokens": record["tokens"],
-                "final_loss": record["curve"][-1]["loss"],
-                "seconds": record["seconds"],
+                # A model from elsewhere has no record of its training.
+                "tokens": record.get("tokens", float("nan")),
+                "final_loss": record["curve"][-1]["loss"] if "curve" in record else float("nan"),
+                "seconds": record.get("seconds", float("nan")),
                 "weights_sha256": record["weights_sha256"],
             }
             for seed, record in records.items()
@@ -154,15 +155,19 @@ def base_facts_markdown(frame: pd.DataFrame) -> str:
         [
             str(r.base_seed),
             f"{r.parameters / 1e6:.2f} M",
-            f"{r.tokens / 1e6:.1f} M",
-            f"{r.final_loss:.3f}",
-            f"{r.seconds:.0f} s",
+            _known(r.tokens / 1e6, "{:.1f} M"),
+            _known(r.final_loss, "{:.3f}"),
+            _known(r.seconds, "{:.0f} s"),
             f"<code>{r.weights_sha256[:12]}</code>",
         ]
         for r in each_row(frame)
     ]
     headers = ["base seed", "parameters", "tokens", "final loss", "training time", "weights (sha256)"]
     return html_table(headers, rows, label="Base models")
+
+
+def _known(value: float, form: str) -> str:
+    return NOT_AVAILABLE if pd.isna(value) else form.format(value)
 
 
 # --- Accuracy and arms -------------------------------------------------------------------

@@ -53,7 +53,7 @@ params = stage.params
 train = from_frame(stage.read_table("01_data", "train"))
 pool = from_frame(stage.read_table("01_data", "swap_pool"))
 test = from_frame(stage.read_table("01_data", "test"))
-bases = {seed: stage.project_path(params.base_folder) / f"seed{seed}" for seed in params.base_seeds}
+bases = {seed: params.base_of(seed, stage.root) for seed in params.base_seeds}
 tokens_of = count_response_tokens(load_tokenizer(bases[params.base_seeds[0]]), [*train, *pool])
 built = {
     name: build_arm(
@@ -94,7 +94,8 @@ runs = [
         test=test,
         config=params.finetune_config(),
         root=stage.runs,
-        max_new_tokens=params.max_new_tokens,
+        sampling=params.sampling(),
+        engine=params.engine,
         device=params.device,
         devices=params.devices_per_run,
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 import pandas as pd
 
 from infra_lib.errors import ParameterError
-from infra_lib.evaluate.generate import generate
+from infra_lib.evaluate.generate import Engine, Sampling, answer
 from infra_lib.evaluate.grade_code import grade_many
 from infra_lib.evaluate.grade_math import grade_math
 from infra_lib.evaluate.grades import Grade
@@ -17,49 +17,52 @@ from infra_lib.examples import Example
 
 
 def evaluate(
-    model: Any,
-    tokenizer: Any,
-    examples: Sequence[Example],
+    engine: Engine,
+    problems: Sequence[Example],
+    sampling: Sampling,
     *,
-    max_new_tokens: int,
-    batch_size: int = 64,
+    store: Path | None = None,
     workers: int = 2,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Answer every problem greedily and grade the answers.
+    """Answer every problem and grade the answers.
 
-    Problems with ``tests`` are graded by execution, others by their ``answer``.
+    Problems that name an official rule are graded by it, others with ``tests`` by execution, the rest by
+    their ``answer``.
+
+    Parameters
+    ----------
+    engine, sampling
+        What draws answers, and how.
+    store
+        Folder that keeps answers as they come, so that an interrupted exam goes on.
 
     Returns
     -------
     pandas.DataFrame
-        id, domain, difficulty, category, response, correct, reason; one row per problem, in order.
+        id, domain, difficulty, category, sample, response, correct, reason; ``sampling.samples`` rows
+        per problem, in order.
 
     Raises
     ------
     ParameterError
-        For a problem with neither tests nor answer, before anything is generated.
+        For a problem with neither rule, tests nor answer, before anything is generated.
     """
-    for example in examples:
-        if example.tests is None and example.answer is None:
+    for example in problems:
+        if example.scoring is None and example.tests is None and example.answer is None:
             raise ParameterError(f"example {example.id}", None, "gradable: it needs tests or an answer")
-    answers = generate(
-        model,
-        tokenizer,
-        [example.prompt for example in examples],
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        progress=progress,
-    )
-    responses = [texts[0] for texts in answers]
-    grades = grade_all(examples, responses, workers=workers, progress=progress)
+    answers = answer(engine, problems, sampling, store=store, progress=progress)
+    by_id = {example.id: example for example in problems}
+    asked = [by_id[identifier] for identifier in answers["id"]]
+    grades = grade_all(asked, list(answers["response"]), workers=workers, progress=progress)
     return pd.DataFrame(
         {
-            "id": [example.id for example in examples],
-            "domain": [example.domain for example in examples],
-            "difficulty": pd.array([example.difficulty for example in examples], dtype="Int64"),
-            "category": [example.category for example in examples],
-            "response": responses,
+            "id": [example.id for example in asked],
+            "domain": [example.domain for example in asked],
+            "difficulty": pd.array([example.difficulty for example in asked], dtype="Int64"),
+            "category": [example.category for example in asked],
+            "sample": answers["sample"].to_numpy(),
+            "response": answers["response"].to_numpy(),
             "correct": [grade.correct for grade in grades],
             "reason": [grade.reason for grade in grades],
         }

@@ -15,13 +15,14 @@ the other problems, apart from floating-point noise that may break a tie:
 """
 
 from infra_lib.evaluate.generate.answers import AnswerStore, answer
-from infra_lib.evaluate.generate.sampling import Answer, Request, Sampling, chat_end_tokens
+from infra_lib.evaluate.generate.sampling import Answer, Engine, Request, Sampling, chat_end_tokens
 from infra_lib.evaluate.generate.transformers_engine import TransformersEngine, generate
 from infra_lib.evaluate.generate.vllm_engine import VllmEngine
 
 __all__ = [
     "Answer",
     "AnswerStore",
+    "Engine",
     "Request",
     "Sampling",
     "TransformersEngine",
