@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from infra_lib.curvature import Factors, captured, model_fingerprint, out_by_in
 from infra_lib.errors import ModelError, NumericalError, ParameterError
-from infra_lib.models import Batch, Encoded, batches, select_log_probs, token_log_probs
+from infra_lib.models import Batch, Encoded, batches, response_log_probs, token_log_probs
 
 Direction = Mapping[str, Tensor]
 """One tensor [out, in] per layer name."""
@@ -163,9 +163,10 @@ def token_scores(
     """
     names = list(next(iter(directions.values())))
     modules = dict(model.named_modules())
-    weights = {f"{name}.weight": modules[name].weight.detach() for name in names}
+    scorer = _Scorer(model)
+    weights = {f"model.{name}.weight": modules[name].weight.detach() for name in names}
     tangents = {
-        f"{name}.weight": torch.stack(
+        f"model.{name}.weight": torch.stack(
             [out_by_in(modules[name], part[name]).to(modules[name].weight) for part in directions.values()]
         )
         for name in names
@@ -176,8 +177,7 @@ def token_scores(
         batch = batch.to(model.device)
 
         def log_probs(values: dict[str, Tensor], batch: Batch = batch) -> Tensor:
-            output = torch.func.functional_call(model, values, (), {**batch.inputs, "use_cache": False})
-            return select_log_probs(output.logits, batch)
+            return torch.func.functional_call(scorer, values, (batch,))
 
         def derivative(
             tangent: dict[str, Tensor], log_probs: Callable[[dict[str, Tensor]], Tensor] = log_probs
@@ -189,6 +189,17 @@ def token_scores(
         _scatter(scores, derived, batch)
     _check(scores)
     return scores
+
+
+class _Scorer(torch.nn.Module):
+    """The response's log-probabilities [loss terms] as a module's output, which functional_call asks for."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        return response_log_probs(self.model, batch)
 
 
 def position_scores(
@@ -265,12 +276,12 @@ def check_model(factors: Factors, model: Any) -> None:
         raise ModelError("these factors belong to another model; fit them on this one")
 
 
-def _scatter(scores: dict[str, list[np.ndarray]], derived: np.ndarray, batch: Any) -> None:
-    """Put a batch's derivatives [targets, batch, tokens] where their examples stand."""
-    mask = batch.loss_mask.cpu().numpy()
+def _scatter(scores: dict[str, list[np.ndarray]], derived: np.ndarray, batch: Batch) -> None:
+    """Put a batch's derivatives [targets, loss terms] where their examples stand."""
+    ends = batch.loss_mask.sum(1).cumsum(0).tolist()
     for k, target in enumerate(scores):
-        for i, row in enumerate(batch.rows):
-            scores[target][row] = derived[k, i][mask[i]]
+        for row, values in zip(batch.rows, np.split(derived[k], ends[:-1]), strict=True):
+            scores[target][row] = values
 
 
 def _check(scores: Mapping[str, Sequence[np.ndarray]]) -> None:
