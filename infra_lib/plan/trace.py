@@ -2,11 +2,13 @@
 
 The model is built from its configuration on PyTorch's ``meta`` device, so a plan for
 70 billion parameters needs no weights and no memory; the step that is traced is the
-library's own code, so the plan cannot drift away from what will run.
+library's own code, so the plan cannot drift away from what will run. Decoder layers are
+alike, so a deep model is traced with a few of its layers and the rest is a straight line.
 """
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,14 +32,11 @@ class Trace:
     ----------
     peak_bytes
         Most bytes in tensors that the step made, weights and inputs not counted.
-    kept_bytes
-        Bytes in tensors that were still there when the step returned.
     flops
         Floating-point operations of its matrix products, a multiply-add being two.
     """
 
     peak_bytes: int
-    kept_bytes: int
     flops: int
 
 
@@ -52,6 +51,9 @@ class _Allocations(TorchDispatchMode):
     def __torch_dispatch__(
         self, function: Any, _types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, torch.Tensor):  # made before the step: weights and inputs are not counted
+                self._seen.add(leaf.untyped_storage())
         result = function(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
@@ -75,9 +77,9 @@ def trace(step: Callable[[], Any]) -> Trace:
     """Run a step on meta tensors and return what it takes."""
     with _Allocations() as allocations, FlopCounterMode(display=False) as counter:
         result = step()
-    kept = allocations.now
+    peak = allocations.peak
     del result
-    return Trace(allocations.peak, kept, counter.get_total_flops())
+    return Trace(peak, counter.get_total_flops())
 
 
 def meta_model(config: Any, dtype: torch.dtype) -> Any:
@@ -93,6 +95,45 @@ def meta_model(config: Any, dtype: torch.dtype) -> Any:
             return AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=dtype).eval()
     except (ValueError, KeyError) as error:
         raise ModelError(f"no causal LM can be made from this configuration: {error}") from None
+
+
+def shallow(config: Any, layers: int) -> Any:
+    """Return the configuration of the same model with fewer layers."""
+    cut = copy.deepcopy(config)
+    cut.num_hidden_layers = layers
+    if getattr(cut, "layer_types", None):
+        cut.layer_types = cut.layer_types[:layers]
+    return cut
+
+
+class Traced:
+    """A model whose steps are traced with few layers and carried on to its depth."""
+
+    FEW, MORE = 2, 4
+
+    def __init__(self, config: Any, dtype: torch.dtype) -> None:
+        self.depth = int(config.num_hidden_layers)
+        depths = (self.FEW, self.MORE) if self.depth > self.MORE else (self.depth,)
+        self._models = [meta_model(shallow(config, depth), dtype) for depth in depths]
+        self._known: dict[Any, Trace] = {}
+
+    def take(self, key: Any, step: Callable[[Any], Any]) -> Trace:
+        """Return what ``step(model)`` takes at full depth; ``key`` names the step and its sizes."""
+        if key not in self._known:
+            found = []
+            for model in self._models:
+                found.append(trace(lambda model=model: step(model)))  # type: ignore[misc]
+                for parameter in model.parameters():
+                    parameter.grad = None
+            self._known[key] = found[0] if len(found) == 1 else self._carried_on(*found)
+        return self._known[key]
+
+    def _carried_on(self, few: Trace, more: Trace) -> Trace:
+        reach = (self.depth - self.FEW) / (self.MORE - self.FEW)
+        return Trace(
+            int(few.peak_bytes + reach * (more.peak_bytes - few.peak_bytes)),
+            int(few.flops + reach * (more.flops - few.flops)),
+        )
 
 
 def meta_batch(rows: int, tokens: int) -> Batch:
