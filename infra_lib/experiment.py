@@ -38,6 +38,8 @@ class Run:
         Fine-tuning settings.
     max_new_tokens
         Longest answer, in tokens.
+    sandbox
+        How programs are walled off while they are graded: ``auto``, ``bubblewrap`` or ``process``.
     root
         Folder that holds all runs.
     """
@@ -53,6 +55,7 @@ class Run:
     max_new_tokens: int = 320
     weights: Sequence[float] | None = None
     device: str = "cpu"
+    sandbox: str = "auto"
     labels: dict[str, str | int] = field(default_factory=dict)
 
     @property
@@ -104,6 +107,7 @@ def train_and_evaluate(run: Run) -> pd.DataFrame:
             load_tokenizer(run.folder),
             run.test,
             max_new_tokens=run.max_new_tokens,
+            isolation=run.sandbox,
             progress=False,
         )
         with replacing(run.answers) as temporary:

@@ -22,7 +22,7 @@ Level = Annotated[int, Field(ge=1, le=5)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 
-WITHOUT_EFFECT = frozenset({"study", "processes"})
+WITHOUT_EFFECT = frozenset({"study", "processes", "sandbox"})
 """Parameters that change where and how fast results come, and not what they are."""
 
 
@@ -82,6 +82,10 @@ class Study(BaseModel):
     bootstrap_samples: int = Field(2000, ge=100, description="a whole number, 100 or more")
     confidence: float = Field(0.95, gt=0, lt=1, description="a number between 0 and 1, such as 0.95")
     processes: int = Field(2, ge=1, le=1024, description="a whole number, 1 or more")
+    sandbox: Literal["auto", "bubblewrap", "process"] = Field(
+        "auto",
+        description="auto or bubblewrap (programs run in namespaces or not at all), or process (limits alone)",
+    )
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:0")
 
     @model_validator(mode="before")

@@ -24,6 +24,7 @@ weight_decay: float = 0.01  # AdamW weight decay
 fine_tune_seeds: list = [0, 1, 2]  # seeds of data order, one run each per base
 max_new_tokens: int = 320  # longest generated answer, in tokens
 processes: int = 2  # training runs side by side, one thread each
+sandbox: str = "auto"  # how programs are walled off: auto, bubblewrap or process
 device: str = "cpu"  # cpu or cuda
 bootstrap_samples: int = 2000  # resamples behind each interval
 confidence: float = 0.95  # coverage of the intervals, 0 to 1
@@ -32,7 +33,7 @@ confidence: float = 0.95  # coverage of the intervals, 0 to 1
 from dataclasses import replace
 
 from infra_lib import figures, tables
-from infra_lib.evaluate import sandbox
+from infra_lib.evaluate.sandbox import isolation
 from infra_lib.examples import from_frame
 from infra_lib.experiment import Run, run_all
 from infra_lib.stage import open_stage
@@ -62,6 +63,7 @@ runs = [
         root=stage.runs,
         max_new_tokens=params.max_new_tokens,
         device=params.device,
+        sandbox=params.sandbox,
     )
     for base_seed in params.base_seeds
     for seed in params.fine_tune_seeds
@@ -69,7 +71,7 @@ runs = [
 answers = run_all(runs, processes=params.processes)
 stage.write_table("answers", answers)
 print(f"{len(runs)} runs of {len(train):,} examples, {len(test)} exam problems each")
-print(f"generated programs were run with {sandbox.isolation()} isolation")
+print(f"generated programs were run with {isolation(params.sandbox)} isolation")
 
 # %% [markdown]
 # ## Accuracy falls with difficulty

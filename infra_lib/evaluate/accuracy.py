@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 
 from infra_lib.errors import ParameterError
+from infra_lib.evaluate import sandbox
 from infra_lib.evaluate.generate import generate
-from infra_lib.evaluate.grade_code import grade_many
+from infra_lib.evaluate.grade_code import WORKERS, grade_many
 from infra_lib.evaluate.grade_math import grade_math
 from infra_lib.evaluate.grades import Grade
 from infra_lib.examples import Example
@@ -22,12 +23,14 @@ def evaluate(
     *,
     max_new_tokens: int,
     batch_size: int = 64,
-    workers: int = 2,
+    isolation: str = "auto",
+    workers: int = WORKERS,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Answer every problem greedily and grade the answers.
 
-    Problems with ``tests`` are graded by execution, others by their ``answer``.
+    Problems with ``tests`` are graded by execution, ``workers`` programs at a time, walled off as
+    ``isolation`` says (:func:`infra_lib.evaluate.sandbox.run`); others by their ``answer``.
 
     Returns
     -------
@@ -38,10 +41,14 @@ def evaluate(
     ------
     ParameterError
         For a problem with neither tests nor answer, before anything is generated.
+    SandboxError
+        Where programs cannot be walled off in that way, likewise.
     """
     for example in examples:
         if example.tests is None and example.answer is None:
             raise ParameterError(f"example {example.id}", None, "gradable: it needs tests or an answer")
+    if any(example.tests is not None for example in examples):
+        sandbox.resolve(isolation)
     answers = generate(
         model,
         tokenizer,
@@ -51,7 +58,7 @@ def evaluate(
         progress=progress,
     )
     responses = [texts[0] for texts in answers]
-    grades = grade_all(examples, responses, workers=workers, progress=progress)
+    grades = grade_all(examples, responses, isolation=isolation, workers=workers, progress=progress)
     return pd.DataFrame(
         {
             "id": [example.id for example in examples],
@@ -66,12 +73,18 @@ def evaluate(
 
 
 def grade_all(
-    examples: Sequence[Example], responses: Sequence[str], *, workers: int = 2, progress: bool = True
+    examples: Sequence[Example],
+    responses: Sequence[str],
+    *,
+    isolation: str = "auto",
+    workers: int = WORKERS,
+    progress: bool = True,
 ) -> list[Grade]:
     """Grade one response per example."""
     code = [i for i, example in enumerate(examples) if example.tests is not None]
     pairs = [(responses[i], str(examples[i].tests)) for i in code]
-    executed = dict(zip(code, grade_many(pairs, workers=workers, progress=progress), strict=True))
+    grades = grade_many(pairs, isolation=isolation, workers=workers, progress=progress)
+    executed = dict(zip(code, grades, strict=True))
     return [
         executed[i] if i in executed else grade_math(responses[i], str(example.answer))
         for i, example in enumerate(examples)

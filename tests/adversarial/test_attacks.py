@@ -9,14 +9,14 @@ import uuid
 from pathlib import Path
 
 import pytest
+from attack_table import LIMITS, SECRET, Attack
+from attacks_escaping import ESCAPING
+from attacks_exhausting import EXHAUSTING, SURVIVING
+from attacks_forging import FORGING
 
 from infra_lib.evaluate import sandbox
 from infra_lib.evaluate.sandbox import isolate, watch
 from infra_lib.evaluate.sandbox.outcome import Outcome
-from attacks_escaping import ESCAPING
-from attacks_exhausting import EXHAUSTING, SURVIVING
-from attacks_forging import FORGING
-from attack_table import LIMITS, SECRET, Attack
 
 ATTACKS = [*EXHAUSTING, *SURVIVING, *ESCAPING, *FORGING]
 
@@ -65,9 +65,10 @@ class Ground:
                 try:
                     command = (entry / "cmdline").read_bytes().decode("utf-8", "replace")
                     namespace = os.readlink(entry / "ns" / "pid")
+                    ended = (entry / "stat").read_text().rpartition(")")[2].split()[0] in "ZX"
                 except OSError:
                     continue
-                if self.marker in command or namespace in self.namespaces:
+                if not ended and (self.marker in command or namespace in self.namespaces):
                     found.append(f"{entry.name} {command[:100]}")
         return found
 
