@@ -1,11 +1,13 @@
 # `make help` lists the targets. The two that matter: `make book` and `make test`.
 STUDY ?= small
+SANDBOX ?= auto
+OPTIONS := $(if $(filter process,$(SANDBOX)),-p sandbox=process)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup system book run test lint base serve status clean
+.PHONY: help setup system sandbox book run test lint base serve status clean
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
@@ -20,18 +22,30 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,test]'
 	@touch $@
 
-system:  ## Install Debian's Chromium and bubblewrap where this user may (for browser tests and a tighter sandbox)
-	@if command -v chromium bwrap >/dev/null 2>&1 && [ -n "$$(command -v bwrap)" ] && [ -n "$$(command -v chromium)" ]; then :; \
-	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium bubblewrap >/dev/null \
+# Packages of the system are installed by root, or by sudo where it asks for no password; never otherwise.
+SUDO := $(shell [ "$$(id -u)" = 0 ] || ! sudo -n true 2>/dev/null || echo sudo -n)
+MAY_INSTALL = command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || [ -n "$(SUDO)" ]; }
+APT = $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq
+
+system:  ## Install Debian's Chromium and bubblewrap where this user may (for the tests)
+	@if command -v chromium >/dev/null && command -v bwrap >/dev/null; then :; \
+	elif $(MAY_INSTALL); then $(APT) chromium bubblewrap >/dev/null \
 		|| echo "could not install chromium and bubblewrap; the tests that need them will be skipped, with the reason"; \
-	else echo "chromium or bubblewrap is missing; the tests that need it will be skipped: apt-get install chromium bubblewrap"; fi
+	else echo "chromium or bubblewrap is missing; the tests that need it will be skipped: sudo apt-get install -y chromium bubblewrap"; fi
 
-run: setup  ## Run the study's notebooks (STUDY=small)
-	$(BIN)/infra run --study $(STUDY)
+sandbox:  ## Install bubblewrap where this user may, or stop and say what to type (SANDBOX=process does without)
+	@[ "$(SANDBOX)" = process ] || command -v bwrap >/dev/null || { $(MAY_INSTALL) && $(APT) bubblewrap >/dev/null; } || \
+		{ echo "Programs that a model wrote run in a sandbox only, and bubblewrap is not installed. Type this, then make again:"; \
+		echo "  sudo apt-get install -y bubblewrap      (dnf, pacman, zypper and apk call it bubblewrap too)"; exit 2; }
+	@[ "$(SANDBOX)" = process ] || bwrap --unshare-pid --unshare-net --ro-bind / / true || \
+		{ echo "bubblewrap is installed and does not work here: user namespaces are not allowed, as in most containers."; \
+		echo "Run where they are, or accept plain processes with limits: make book SANDBOX=process"; exit 2; }
 
-book: setup  ## Install, run the study, build the book, say where it is (STUDY=small)
-	@$(BIN)/infra run --study $(STUDY) --quiet-summary
+run: sandbox setup  ## Run the study's notebooks (STUDY=small)
+	$(BIN)/infra run --study $(STUDY) $(OPTIONS)
+
+book: sandbox setup  ## Install, run the study, build the book, say where it is (STUDY=small)
+	@$(BIN)/infra run --study $(STUDY) $(OPTIONS) --quiet-summary
 	@$(BIN)/infra book --study $(STUDY)
 
 lint: setup  ## Check style and types

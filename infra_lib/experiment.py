@@ -41,6 +41,8 @@ class Run:
         Fine-tuning settings.
     sampling, engine
         How answers are drawn, and whether by ``transformers`` or ``vllm``.
+    sandbox
+        How programs are walled off while they are graded: ``auto``, ``bubblewrap`` or ``process``.
     root
         Folder that holds all runs.
     devices
@@ -60,6 +62,7 @@ class Run:
     weights: Sequence[float] | None = None
     device: str = "cpu"
     devices: int = 1
+    sandbox: str = "auto"
     labels: dict[str, str | int] = field(default_factory=dict)
 
     @property
@@ -108,7 +111,12 @@ def train_and_evaluate(run: Run) -> pd.DataFrame:
             progress=False,
         )
         graded = accuracy.evaluate(
-            _engine(run), run.test, run.sampling, store=run.root / "drawn", progress=False
+            _engine(run),
+            run.test,
+            run.sampling,
+            store=run.root / "drawn",
+            isolation=run.sandbox,
+            progress=False,
         )
         with replacing(run.answers) as temporary:
             graded.to_parquet(temporary, index=False)

@@ -20,6 +20,7 @@ from typing import Any
 
 from infra_lib.closure import imported, module_files
 from infra_lib.errors import InfraError, ParameterError
+from infra_lib.evaluate.sandbox import resolve
 from infra_lib.files import write_json, write_text
 from infra_lib.plan.hardware import Machine, gpu_machine, this_machine
 from infra_lib.runner import declared_parameters, notebook_path, why_stale
@@ -86,6 +87,7 @@ def run(
     Snakemake goes by times and parameters; content has the last word: the stamp of a stage whose results
     no longer hold is taken away first, and the runner reuses those that still do.
     """
+    check_sandbox(root, study, stages)
     stamps = {stage: stamp(root, study.study, stage) for stage in STAGES}
     for stage in STAGES:
         if why_stale(root, stage, study):
@@ -123,6 +125,20 @@ def run(
         if stage in before and stamps[stage].exists() and stamps[stage].stat().st_mtime_ns == before[stage]:
             print(f"reused  {stage}: nothing that it depends on has changed", flush=True)
     return code
+
+
+def check_sandbox(root: Path, study: Study, stages: Sequence[str]) -> None:
+    """Make sure, before long work, that what must run can wall off the programs that it grades.
+
+    Raises
+    ------
+    SandboxError
+        Where it cannot, with the one command to type.
+    """
+    asked = {*stages, *(needed for stage in stages for needed in STAGES[stage])}
+    grading = [stage for stage in STAGES if stage in asked and "sandbox" in declared_parameters(root, stage)]
+    if any(why_stale(root, stage, study) for stage in grading):
+        resolve(study.sandbox)
 
 
 def stamp(root: Path, study: str, stage: str) -> Path:

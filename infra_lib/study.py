@@ -24,7 +24,7 @@ Sources = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 
 WITHOUT_EFFECT = frozenset(
-    {"study", "processes", "devices_per_run", "expected_prompt_tokens", "expected_response_tokens"}
+    {"study", "processes", "devices_per_run", "sandbox", "expected_prompt_tokens", "expected_response_tokens"}
 )
 """Parameters that change where and how fast results come, and not what they are."""
 
@@ -152,6 +152,10 @@ class Study(BaseModel):
         0, ge=0, description="a whole number; 0 measures it where the data are at hand (for plans alone)"
     )
     processes: int = Field(2, ge=1, le=1024, description="a whole number, 1 or more")
+    sandbox: Literal["auto", "bubblewrap", "process"] = Field(
+        "auto",
+        description="auto or bubblewrap (programs run in namespaces or not at all), or process (limits alone)",
+    )
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:0")
 
     @model_validator(mode="before")

@@ -41,6 +41,7 @@ top_p: float = 1.0  # sample from the likeliest tokens of this probability
 engine: str = "transformers"  # what generates: transformers or vllm
 max_new_tokens: int = 320  # longest generated answer, in tokens
 processes: int = 2  # training runs side by side, one thread each
+sandbox: str = "auto"  # how programs are walled off: auto, bubblewrap or process
 device: str = "cpu"  # cpu or cuda
 bootstrap_samples: int = 2000  # resamples behind each interval
 confidence: float = 0.95  # coverage of the intervals, 0 to 1
@@ -49,7 +50,7 @@ confidence: float = 0.95  # coverage of the intervals, 0 to 1
 from dataclasses import replace
 
 from infra_lib import figures, tables
-from infra_lib.evaluate import sandbox
+from infra_lib.evaluate.sandbox import isolation
 from infra_lib.examples import from_frame
 from infra_lib.experiment import Run, run_all
 from infra_lib.stage import open_stage
@@ -81,6 +82,7 @@ runs = [
         engine=params.engine,
         device=params.device,
         devices=params.devices_per_run,
+        sandbox=params.sandbox,
     )
     for base_seed in params.base_seeds
     for seed in params.fine_tune_seeds
@@ -88,7 +90,7 @@ runs = [
 answers = run_all(runs, processes=params.processes)
 stage.write_table("answers", answers)
 print(f"{len(runs)} runs of {len(train):,} examples, {len(test)} exam problems each")
-print(f"generated programs were run with {sandbox.isolation()} isolation")
+print(f"generated programs were run with {isolation(params.sandbox)} isolation")
 
 # %% [markdown]
 # ## Accuracy falls with difficulty

@@ -25,6 +25,7 @@ seed: int = 0  # seed of the choice which examples are replaced, and of the boot
 fine_tune_seeds: list = [0, 1, 2]  # seeds of data order, one run each per base and arm
 processes: int = 2  # training runs side by side, one thread each
 devices_per_run: int = 1  # devices that share one training run
+sandbox: str = "auto"  # how programs are walled off: auto, bubblewrap or process
 bootstrap_samples: int = 2000  # resamples behind each interval
 confidence: float = 0.95  # coverage of the intervals, 0 to 1
 
@@ -98,6 +99,7 @@ runs = [
         engine=params.engine,
         device=params.device,
         devices=params.devices_per_run,
+        sandbox=params.sandbox,
     )
     for name, arm in built.items()
     for base_seed in params.base_seeds

@@ -1,4 +1,4 @@
-"""Put a model through an exam: generate, grade, and tabulate."""
+"""Put a model through an exam: draw answers, grade, and tabulate."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 import pandas as pd
 
 from infra_lib.errors import ParameterError
+from infra_lib.evaluate import sandbox
 from infra_lib.evaluate.generate import Engine, Sampling, answer
-from infra_lib.evaluate.grade_code import grade_many
+from infra_lib.evaluate.grade_code import WORKERS, grade_many
 from infra_lib.evaluate.grade_math import grade_math
 from infra_lib.evaluate.grades import Grade
-from infra_lib.evaluate.official import grade_each
+from infra_lib.evaluate.official import EXECUTED, Running, grade_each
 from infra_lib.examples import Example
 
 
@@ -22,13 +23,15 @@ def evaluate(
     sampling: Sampling,
     *,
     store: Path | None = None,
-    workers: int = 2,
+    isolation: str = "auto",
+    workers: int = WORKERS,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Answer every problem and grade the answers.
+    """Answer every problem ``sampling.samples`` times and grade the answers.
 
     Problems that name an official rule are graded by it, others with ``tests`` by execution, the rest by
-    their ``answer``.
+    their ``answer``. ``workers`` programs run at a time, walled off as ``isolation`` says
+    (:func:`infra_lib.evaluate.sandbox.run`).
 
     Parameters
     ----------
@@ -40,37 +43,52 @@ def evaluate(
     Returns
     -------
     pandas.DataFrame
-        id, domain, difficulty, category, sample, response, correct, reason; ``sampling.samples`` rows
-        per problem, in order.
+        id, domain, difficulty, category, sample, response, finish_reason, n_tokens, correct, reason;
+        in the order of problems and samples. :func:`infra_lib.pass_at_k.pass_at_k_table` takes it as it is.
 
     Raises
     ------
     ParameterError
         For a problem with neither rule, tests nor answer, before anything is generated.
+    SandboxError
+        Where programs cannot be walled off in that way, likewise.
     """
-    for example in problems:
-        if example.scoring is None and example.tests is None and example.answer is None:
-            raise ParameterError(f"example {example.id}", None, "gradable: it needs tests or an answer")
-    answers = answer(engine, problems, sampling, store=store, progress=progress)
-    by_id = {example.id: example for example in problems}
-    asked = [by_id[identifier] for identifier in answers["id"]]
-    grades = grade_all(asked, list(answers["response"]), workers=workers, progress=progress)
+    for problem in problems:
+        if problem.scoring is None and problem.tests is None and problem.answer is None:
+            raise ParameterError(f"example {problem.id}", None, "gradable: it needs tests or an answer")
+    if any(_is_executed(problem) for problem in problems):
+        sandbox.resolve(isolation)
+    drawn = answer(engine, problems, sampling, store=store, progress=progress)
+    known = {problem.id: problem for problem in problems}
+    asked = [known[name] for name in drawn["id"]]
+    grades = grade_all(
+        asked, drawn["response"].tolist(), isolation=isolation, workers=workers, progress=progress
+    )
     return pd.DataFrame(
         {
-            "id": [example.id for example in asked],
-            "domain": [example.domain for example in asked],
-            "difficulty": pd.array([example.difficulty for example in asked], dtype="Int64"),
-            "category": [example.category for example in asked],
-            "sample": answers["sample"].to_numpy(),
-            "response": answers["response"].to_numpy(),
+            "id": drawn["id"].to_numpy(),
+            "domain": [problem.domain for problem in asked],
+            "difficulty": pd.array([problem.difficulty for problem in asked], dtype="Int64"),
+            "category": [problem.category for problem in asked],
+            **{name: drawn[name].to_numpy() for name in ("sample", "response", "finish_reason", "n_tokens")},
             "correct": [grade.correct for grade in grades],
             "reason": [grade.reason for grade in grades],
         }
     )
 
 
+def _is_executed(problem: Example) -> bool:
+    """Return whether a problem's answers are graded by running them."""
+    return problem.scoring in EXECUTED if problem.scoring is not None else problem.tests is not None
+
+
 def grade_all(
-    examples: Sequence[Example], responses: Sequence[str], *, workers: int = 2, progress: bool = True
+    examples: Sequence[Example],
+    responses: Sequence[str],
+    *,
+    isolation: str = "auto",
+    workers: int = WORKERS,
+    progress: bool = True,
 ) -> list[Grade]:
     """Grade one response per example, by its official rule where it names one."""
     ruled = [i for i, example in enumerate(examples) if example.scoring is not None]
@@ -81,6 +99,7 @@ def grade_all(
                 [examples[i] for i in ruled],
                 [responses[i] for i in ruled],
                 workers=workers,
+                how=Running(isolation=isolation),
                 progress=progress and bool(ruled),
             ),
             strict=True,
@@ -88,7 +107,9 @@ def grade_all(
     )
     code = [i for i, ex in enumerate(examples) if ex.tests is not None and i not in grades]
     pairs = [(responses[i], str(examples[i].tests)) for i in code]
-    grades |= zip(code, grade_many(pairs, workers=workers, progress=progress), strict=True)
+    grades |= zip(
+        code, grade_many(pairs, isolation=isolation, workers=workers, progress=progress), strict=True
+    )
     return [
         grades[i] if i in grades else grade_math(responses[i], str(example.answer))
         for i, example in enumerate(examples)

@@ -16,6 +16,9 @@ from infra_lib.errors import ParameterError
 from infra_lib.evaluate import sandbox
 from infra_lib.evaluate.grades import Grade
 
+WORKERS = 4
+"""Programs side by side. Making and ending namespaces is mostly waiting, so more than there are cores."""
+
 REASONS = {"ok": "correct", "wrong": "wrong answer"}
 """How a sandbox's status reads as a grade's reason; the others read as they are."""
 
@@ -79,7 +82,7 @@ def grade_many(
     entry_point: str = "f",
     limits: sandbox.Limits | None = None,
     isolation: str = "auto",
-    workers: int = 2,
+    workers: int = WORKERS,
     progress: bool = True,
 ) -> list[Grade]:
     """Grade (response, tests) pairs, ``workers`` sandboxed programs at a time, in order.
