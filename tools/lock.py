@@ -3,11 +3,12 @@
 ``constraints.txt``
     The source of the versions: a pin that stands there is kept, and pins of packages that came
     in since are added.
-``requirements.lock``
+``locks/build.txt``, ``locks/torch.txt``, ``locks/rest.txt``
     The same pins with the SHA-256 of every file that may be installed, for Linux and macOS and
-    Python 3.11 to 3.13.
-``requirements-cuda.lock``
-    What a CUDA build of torch needs besides, so that a CPU build installs without it.
+    Python 3.11 to 3.13: what builds the packages that come as source only; torch and what its
+    CUDA build needs; all else. In this order.
+``locks/torch-cpu.txt``
+    The CPU build of torch, which is tried first: where pip finds it, torch.txt (gigabytes) is not needed.
 ``constraints-minimum.txt``
     The lowest version that pyproject.toml admits of each direct requirement.
 
@@ -31,35 +32,31 @@ ROOT = Path(__file__).resolve().parents[1]
 PYTHON = "3.11.5"
 """The oldest Python that the pinned packages support."""
 
-CUDA = re.compile(r"^(nvidia-|cuda-|triton$)")
-"""Packages that a CUDA build of torch asks for and a CPU build does not."""
+TORCH = re.compile(r"^(torch$|nvidia-|cuda-|triton$)")
+"""Torch, and the packages that its CUDA build asks for and a CPU build does not."""
 
-CPU_BUILDS = {
-    # torch 2.13.0+cpu for Linux x86-64 and Python 3.11: a file of its own beside those of the package
-    # index, which the pin torch==2.13.0 admits as well.
-    ("torch", "2.13.0"): ("6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b",),
-}
-"""Hashes of builds that the package index does not list, by name and version."""
+BUILD = ("packaging", "setuptools", "wheel")
+CPU_BUILDS = {"2.13.0": ("6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b",)}
+"""SHA-256 of torch's CPU builds, by version: files beside those of the package index, for Linux on x86-64
+and Python 3.11."""
 
+WRITTEN = "# Written by `make lock` from pyproject.toml and constraints.txt; not edited by hand.\n"
 HEADERS = {
     "constraints.txt": (
         "# Exact versions of everything in the environment, the one that the default study was run with.\n"
-        "# To add or change a pin: edit this file, then `make lock`, which writes requirements.lock from it.\n"
+        "# To add or change a pin: edit this file, then `make lock`, which writes locks/ from it.\n"
     ),
-    "requirements.lock": (
-        "# Written by `make lock` from pyproject.toml and constraints.txt; not edited by hand.\n"
-        "# pip install --require-hashes --no-deps -r requirements.lock\n"
-    ),
-    "requirements-cuda.lock": (
-        "# Written by `make lock`; what a CUDA build of torch needs besides requirements.lock.\n"
-        "# pip install --require-hashes --no-deps -r requirements-cuda.lock\n"
-    ),
+    "locks/build.txt": WRITTEN
+    + "# What builds packages that come as source, and this project. First of all.\n",
+    "locks/torch-cpu.txt": WRITTEN + "# The CPU build of torch; where pip finds none, torch.txt.\n",
+    "locks/torch.txt": WRITTEN
+    + "# Torch as the package index has it, with the libraries of its CUDA build.\n",
+    "locks/rest.txt": WRITTEN + "# Everything else; after torch, with --no-build-isolation.\n",
     "constraints-minimum.txt": (
         "# Written by `make lock`: the lowest versions that pyproject.toml admits, and what they need.\n"
-        "# Continuous integration runs the tests with them: pip install -c constraints-minimum.txt -e '.[test]'\n"
+        "# Continuous integration runs the tests with them: pip install -c constraints-minimum.txt -e '.[book,test]'\n"
     ),
 }
-
 
 PLATFORMS = (
     {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64"},
@@ -104,8 +101,7 @@ class Entry:
         (pin,) = requirement.specifier
         self.name, self.version = requirement.name, pin.version
         self.marker = short_marker(requirement.marker)
-        extra = [f"sha256:{digest}" for digest in CPU_BUILDS.get((self.name, self.version), ())]
-        self.hashes = sorted({*hashes, *extra})
+        self.hashes = sorted(set(hashes))
 
     def pin(self) -> str:
         """Return ``name==version``, with its marker where it has one."""
@@ -152,6 +148,7 @@ def added_to(text: str, entries: list[Entry]) -> str:
 
 def write(name: str, lines: list[str]) -> None:
     """Write a file with its header."""
+    (ROOT / name).parent.mkdir(exist_ok=True)
     (ROOT / name).write_text(HEADERS[name] + "\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -161,14 +158,20 @@ def main() -> None:
     parser.add_argument("--upgrade", action="store_true", help="take the newest versions instead of the pins")
     kept = [] if parser.parse_args().upgrade else ["--constraints", "constraints.txt"]
     entries = compile_pins("--universal", "--generate-hashes", *kept)
-    cuda = [entry for entry in entries if CUDA.match(entry.name)]
-    usual = [entry for entry in entries if not CUDA.match(entry.name)]
+    usual = [entry for entry in entries if entry.name == "torch" or not TORCH.match(entry.name)]
     constraints = ROOT / "constraints.txt"
     constraints.write_text(added_to(constraints.read_text(encoding="utf-8"), usual), encoding="utf-8")
-    write("requirements.lock", [entry.locked() for entry in usual])
-    write("requirements-cuda.lock", [entry.locked() for entry in cuda])
+    write("locks/build.txt", [entry.locked() for entry in entries if entry.name in BUILD])
+    write("locks/torch.txt", [entry.locked() for entry in entries if TORCH.match(entry.name)])
+    write("locks/rest.txt", [e.locked() for e in entries if e.name not in BUILD and not TORCH.match(e.name)])
+    version = next(entry.version for entry in entries if entry.name == "torch")
+    builds = [f"sha256:{digest}" for digest in CPU_BUILDS.get(version, ())]
+    write("locks/torch-cpu.txt", [Entry(f"torch=={version}+cpu", builds).locked()] if builds else [])
     lowest = compile_pins("--resolution", "lowest-direct", "--python-platform", "linux")
-    write("constraints-minimum.txt", [entry.pin() for entry in lowest if not CUDA.match(entry.name)])
+    write(
+        "constraints-minimum.txt",
+        [entry.pin() for entry in lowest if entry.name == "torch" or not TORCH.match(entry.name)],
+    )
 
 
 if __name__ == "__main__":

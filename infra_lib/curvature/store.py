@@ -52,6 +52,6 @@ def load_partition(
                 name: LayerFactors(*(stored.get_tensor(f"{name}|{part}") for part in _FIELDS))
                 for name in names
             }
-    except SafetensorError as error:
+    except (SafetensorError, ValueError, LookupError, TypeError) as error:
         raise DataError(path, f"is a torn factor file ({error}); delete it and it is fitted again") from None
     return layers, json.loads(metadata["checks"])
