@@ -49,7 +49,7 @@ def load(text: str) -> Any:
         Saying what is wrong, with the line where the reader knows it.
     """
     try:
-        return yaml.load(text, Loader=_PlainLoader)
+        return _PlainLoader(text).get_single_data()
     except yaml.YAMLError as error:
         raise ValueError(_one_line(error)) from None
     except RecursionError:
