@@ -212,7 +212,7 @@ def _parse_line(path: Path, number: int, raw: bytes) -> Example:
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build a JSON object, refusing a key that occurs twice: which of the two is meant?"""
+    """Build a JSON object, refusing a key that occurs twice, since either could be meant."""
     record = dict(pairs)
     if len(record) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)

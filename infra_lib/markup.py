@@ -28,10 +28,10 @@ _JOINERS = "\u200c\u200d"
 
 
 def visible(text: object) -> str:
-    """Return text with invisible and ordering characters replaced by a name that can be seen.
+    r"""Return text with invisible and ordering characters replaced by a name that can be seen.
 
     Control characters become their pictures (``␛``), others their code point (``⟨U+202E⟩``).
-    Line ends become ``\\n``; joiners stay within scripts that are written with them.
+    Line ends become ``\n``; joiners stay within scripts that are written with them.
     """
     plain = str(text).replace("\r\n", "\n").replace("\r", "\n")
     return _NAMED.sub(lambda match: _seen(match, plain), plain)
@@ -71,41 +71,10 @@ def _entities(line: str) -> str:
 
 # --- Finished HTML -----------------------------------------------------------------------
 
-ACTIVE_TAGS = frozenset(
-    [
-        "script",
-        "iframe",
-        "frame",
-        "object",
-        "embed",
-        "applet",
-        "base",
-        "meta",
-        "link",
-        "form",
-        "input",
-        "button",
-        "textarea",
-        "select",
-        "portal",
-    ]
-)
-LOADING = frozenset(
-    [
-        "src",
-        "srcset",
-        "href",
-        "xlink:href",
-        "action",
-        "formaction",
-        "data",
-        "poster",
-        "background",
-        "ping",
-        "cite",
-        "srcdoc",
-    ]
-)
+ACTIVE_TAGS = frozenset({"script", "iframe", "frame", "object", "embed", "applet", "base", "meta", "link"})
+CONTROLS = frozenset({"form", "input", "button", "textarea", "select"})
+LOADING = frozenset({"src", "srcset", "href", "xlink:href", "action", "formaction", "data"})
+LOADING |= {"poster", "background", "ping", "cite", "srcdoc"}
 _HELD = ("data:image/png;", "data:image/jpeg;", "data:image/gif;")
 """Beginnings of pictures that stand in the page itself."""
 
@@ -118,7 +87,7 @@ class _Watcher(HTMLParser):
         self.found: str | None = None
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in ACTIVE_TAGS:
+        if tag in ACTIVE_TAGS | CONTROLS:
             self._note(f"<{tag}>")
         for name, value in attrs:
             # Browsers drop white space and control characters within an address's scheme.

@@ -98,12 +98,9 @@ def read_provenance(folder: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(record, dict) or not all(isinstance(record.get(k), t) for k, t in RECORD.items()):
         return None
-    texts = [*record["summary"], *record["files"].values()]
-    environment = record["environment"]
-    whole = all(
-        isinstance(text, str) for text in [*texts, environment.get("commit"), environment.get("device")]
-    )
-    return record if whole else None
+    where = [record["environment"].get(name) for name in ("commit", "device")]
+    texts = [*record["summary"], *record["files"].values(), *where]
+    return record if all(isinstance(text, str) for text in texts) else None
 
 
 def damaged_files(folder: Path, record: Mapping[str, Any]) -> list[str]:

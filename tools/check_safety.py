@@ -23,7 +23,7 @@ ALLOWED = {
 }
 """Rules that a file may break, each with its reason."""
 
-MODULES = frozenset("pickle _pickle cPickle dill cloudpickle joblib shelve marshal jsonpickle".split())
+MODULES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle"}
 FORBIDDEN_CALLS = {
     "torch.save": "writes pickle; use safetensors",
     "pandas.read_pickle": "reads pickle",

@@ -54,7 +54,7 @@ HEADERS = {
     "locks/rest.txt": WRITTEN + "# Everything else; after torch, with --no-build-isolation.\n",
     "constraints-minimum.txt": (
         "# Written by `make lock`: the lowest versions that pyproject.toml admits, and what they need.\n"
-        "# Continuous integration runs the tests with them: pip install -c constraints-minimum.txt -e '.[book,test]'\n"
+        "# Continuous integration tests them: pip install -c constraints-minimum.txt -e '.[book,test]'\n"
     ),
 }
 

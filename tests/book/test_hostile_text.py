@@ -213,9 +213,7 @@ def test_nothing_runs_and_nothing_is_fetched_in_a_real_browser(record_property, 
         def log_message(self, *_: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(book))
-    )
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(book)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     problems: list[str] = []
@@ -224,9 +222,7 @@ def test_nothing_runs_and_nothing_is_fetched_in_a_real_browser(record_property, 
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         page = browser.new_page(viewport={"width": 390, "height": 844})
         page.on("dialog", lambda dialog: problems.append(dialog.message))
-        page.on(
-            "request", lambda r: None if r.url.startswith((address, "data:")) else problems.append(r.url)
-        )
+        page.on("request", lambda r: None if r.url.startswith((address, "data:")) else problems.append(r.url))
         for name in ("index.html", "results/01_data.html"):
             page.goto(f"{address}/{name}")
             page.wait_for_load_state("networkidle")

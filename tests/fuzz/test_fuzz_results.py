@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pandas as pd
@@ -56,10 +57,10 @@ def test_a_provenance_record_is_whole_or_none(request, tmp_path, finished) -> No
         use(tmp_path, finished)
 
     trials = Trials(request)
-    trials.search(damaged(content), check, 200)
+    trials.search(damaged(content), check, 100)
     trials.search(JSON.map(lambda value: json.dumps(value).encode()), check, 100)
     changes = st.dictionaries(st.sampled_from(sorted(record)), JSON, min_size=1, max_size=2)
-    trials.search(changes.map(lambda change: json.dumps(record | change).encode()), check, 200)
+    trials.search(changes.map(lambda change: json.dumps(record | change).encode()), check, 100)
 
 
 @fuzz("a study's kept parameters: damaged, or other JSON")
@@ -70,10 +71,8 @@ def test_kept_parameters_are_a_study_or_a_named_error(request, tmp_path) -> None
 
     def check(text: bytes) -> None:
         (folder / "study.json").write_bytes(text)
-        try:
+        with contextlib.suppress(InfraError):
             assert isinstance(resolved_study(tmp_path, "t"), Study)
-        except InfraError:
-            pass
 
     trials = Trials(request)
     trials.search(damaged(content), check, 150)
