@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from infra_lib.errors import InfraError
+from infra_lib.errors import InfraError, printable
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
@@ -295,7 +295,7 @@ def main() -> None:
     try:
         app()
     except InfraError as error:
-        typer.echo(f"infra: {error}", err=True)
+        typer.echo(f"infra: {printable(str(error))}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("infra: interrupted; what finished is kept", err=True)

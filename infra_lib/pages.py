@@ -52,7 +52,7 @@ def landing(claims: pd.DataFrame, accuracy: pd.DataFrame, records: dict[str, Any
     hard = claims[claims["test"] == "1a"]
     cards += [_card(row, confidence) for row in each_row(hard)]
     levels = " and ".join(
-        f"{row.mean:.0%} of {tables.name_of(row.domain)} problems" for row in each_row(accuracy)
+        f"{row.mean:.0%} of {tables.named(row.domain)} problems" for row in each_row(accuracy)
     )
     runs = int(accuracy["runs"].max())
     return f"""<p class="infra-lede">A paper traced a language model's reasoning back to its training data
@@ -108,7 +108,7 @@ def status(study: str, records: dict[str, Any]) -> str:
     """Return what this build was made with and how long each notebook took."""
     total = sum(record["seconds"] for record in records.values())
     last = records["06_summary"]
-    return f"""{tables.badge("computed", _origin(records))} Study **{study}**, computed on
+    return f"""{tables.badge("computed", _origin(records))} Study **{tables.escape(study)}**, computed on
 {tables.escape(last["environment"]["device"])} ({tables.escape(last["environment"]["system"])});
 the notebooks took {total / 60:.1f} minutes in all, training runs that were reused not counted.
 

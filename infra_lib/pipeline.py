@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from infra_lib.closure import imported, module_files
-from infra_lib.errors import InfraError, ParameterError
+from infra_lib.errors import DataError, InfraError, ParameterError
 from infra_lib.evaluate.sandbox import resolve
 from infra_lib.files import write_json, write_text
 from infra_lib.plan.hardware import Machine, gpu_machine, this_machine
+from infra_lib.published import check_fragments, published_notebook
+from infra_lib.reading import load_json
 from infra_lib.runner import declared_parameters, notebook_path, why_stale
 from infra_lib.stage import STAGES, read_provenance, replace_folder, stage_folder
 from infra_lib.study import Study, load_study, make_study, unknown
@@ -56,7 +58,10 @@ def open_study(root: Path, name: str, overrides: dict[str, Any]) -> Study:
 def resolved_study(root: Path, name: str) -> Study:
     """Return the study as it was last opened."""
     path = stage_folder(name, "study.json", root)
-    return make_study(json.loads(path.read_text(encoding="utf-8")))
+    values = load_json(path)
+    if not isinstance(values, dict):
+        raise DataError(path, "must be an object of parameter names and values; run the study again")
+    return make_study(values)
 
 
 @contextmanager
@@ -242,7 +247,8 @@ def gather(root: Path, study: str) -> Path:
     Raises
     ------
     InfraError
-        For a stage that has not run, or a notebook that holds an error.
+        For a stage that has not run, a notebook that holds an error, or results with markup that would
+        run or load something on a page.
     """
     from infra_lib.pages import write_generated
 
@@ -253,31 +259,15 @@ def gather(root: Path, study: str) -> Path:
         folder = stage_folder(study, stage, root)
         if read_provenance(folder) is None or not (folder / "notebook.ipynb").is_file():
             raise InfraError(f"the book needs {stage}, which has not run: `infra run --study {study}`")
-        write_text(new / f"{stage}.ipynb", _published(root, stage, folder / "notebook.ipynb"))
+        write_text(new / f"{stage}.ipynb", published_notebook(root, stage, folder / "notebook.ipynb"))
         for kind in ("figures", "tables", "data"):
             if (folder / kind).is_dir():
                 shutil.copytree(folder / kind, new / kind / stage)
         shutil.copy2(folder / "provenance.json", new / f"{stage}.provenance.json")
     write_generated(root, study, new)
+    check_fragments(new)
     replace_folder(new, root / "book" / "results")
     return root / "book" / "results"
-
-
-def _published(root: Path, stage: str, path: Path) -> str:
-    """Return an executed notebook without this machine's paths, refusing one that failed."""
-    text = path.read_text(encoding="utf-8")
-    notebook = json.loads(text)
-    if notebook["metadata"].get("papermill", {}).get("exception"):
-        raise InfraError(f"{stage} ended in an error and is no page of a book; run it again")
-    notebook["metadata"]["papermill"] = {
-        "parameters": notebook["metadata"]["papermill"].get("parameters", {})
-    }
-    notebook["metadata"]["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    for cell in notebook["cells"]:
-        cell["metadata"] = {"tags": cell["metadata"].get("tags", [])}
-        if "injected-parameters" in cell["metadata"]["tags"]:
-            cell["metadata"]["tags"].append("hide-input")
-    return json.dumps(notebook, indent=1, ensure_ascii=False).replace(f"{root}/", "") + "\n"
 
 
 def build_book(root: Path, study: str) -> Path:

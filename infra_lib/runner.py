@@ -8,6 +8,7 @@ module stage by stage; it can be called alone as well.
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import sys
@@ -47,11 +48,25 @@ def read_notebook(root: Path, stage: str) -> Any:
 
 
 def declared_parameters(root: Path, stage: str) -> dict[str, Any]:
-    """Return the parameters that a notebook declares, with their defaults, by running that cell alone."""
+    """Return the parameters that a notebook declares, with their defaults, without running anything.
+
+    Raises
+    ------
+    InfraError
+        For a cell of parameters that holds anything else than ``name: type = value`` with plain values.
+    """
     cell = parameters_cell(read_notebook(root, stage))
-    scope: dict[str, Any] = {}
-    exec(compile(cell, f"{stage} parameters", "exec"), scope)
-    return {name: scope[name] for name in Study.model_fields if name in scope}
+    found: dict[str, Any] = {}
+    try:
+        for statement in ast.parse(cell).body:
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]  # type: ignore[attr-defined]
+            for target in targets:
+                found[target.id] = ast.literal_eval(statement.value)  # type: ignore[attr-defined]
+    except (SyntaxError, AttributeError, ValueError, TypeError) as error:
+        raise InfraError(
+            f"the parameters cell of {stage} holds more than names and plain values ({error})"
+        ) from None
+    return {name: found[name] for name in Study.model_fields if name in found}
 
 
 def parameters_cell(notebook: Any) -> str:

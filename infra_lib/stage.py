@@ -33,6 +33,7 @@ import pyarrow.parquet as pq
 from infra_lib.errors import DataError, InfraError, ParameterError
 from infra_lib.files import digest_of, file_digest, write_json, write_text
 from infra_lib.provenance import environment
+from infra_lib.reading import load_json, load_table
 from infra_lib.study import Study, make_study, unknown
 
 ROOT_VARIABLE = "INFRA_PROJECT"
@@ -73,12 +74,33 @@ def stage_folder(study: str, stage: str, root: Path | None = None) -> Path:
     return (root or project_root()) / "_build" / "studies" / study / stage
 
 
+RECORD = {
+    "stage": str,
+    "study": str,
+    "parameters": dict,
+    "effective": dict,
+    "seeds": dict,
+    "environment": dict,
+    "started": str,
+    "seconds": int | float,
+    "reads": dict,
+    "summary": list,
+    "files": dict,
+}
+"""Fields of a provenance record and their types."""
+
+
 def read_provenance(folder: Path) -> dict[str, Any] | None:
-    """Return a finished stage's provenance record, or None where there is none."""
+    """Return a finished stage's provenance record, or None where there is none, or something else."""
     try:
-        return json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
+    if not isinstance(record, dict) or not all(isinstance(record.get(k), t) for k, t in RECORD.items()):
+        return None
+    where = [record["environment"].get(name) for name in ("commit", "device")]
+    texts = [*record["summary"], *record["files"].values(), *where]
+    return record if all(isinstance(text, str) for text in texts) else None
 
 
 def damaged_files(folder: Path, record: Mapping[str, Any]) -> list[str]:
@@ -204,12 +226,24 @@ class Stage:
         return stage_folder(self.params.study, stage, self.root)
 
     def read_table(self, stage: str, name: str) -> pd.DataFrame:
-        """Read a table that an earlier stage wrote."""
-        return pd.read_parquet(self.folder_of(stage) / "data" / f"{name}.parquet")
+        """Read a table that an earlier stage wrote.
+
+        Raises
+        ------
+        DataError
+            For a file that is missing or no table.
+        """
+        return load_table(self.folder_of(stage) / "data" / f"{name}.parquet")
 
     def read_json(self, stage: str, name: str) -> Any:
-        """Read a JSON value that an earlier stage wrote."""
-        return json.loads((self.folder_of(stage) / "data" / f"{name}.json").read_text(encoding="utf-8"))
+        """Read a JSON value that an earlier stage wrote.
+
+        Raises
+        ------
+        DataError
+            For a file that is missing or no JSON.
+        """
+        return load_json(self.folder_of(stage) / "data" / f"{name}.json")
 
     def records(self) -> dict[str, dict[str, Any]]:
         """Return the provenance records of the stages that this one reads from."""

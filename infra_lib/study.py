@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from infra_lib import plain_yaml
 from infra_lib.errors import DataError, ParameterError
 
 Level = Annotated[int, Field(ge=1, le=5)]
@@ -254,7 +254,7 @@ def make_study(values: Mapping[str, Any]) -> Study:
     """
     for name in values:
         if name not in Study.model_fields:
-            raise unknown("parameter", str(name), list(Study.model_fields))
+            raise unknown("parameter", name, list(Study.model_fields))
     try:
         return Study.model_validate(dict(values))
     except ValidationError as error:
@@ -263,9 +263,9 @@ def make_study(values: Mapping[str, Any]) -> Study:
         raise ParameterError(name, values.get(name), str(Study.model_fields[name].description)) from None
 
 
-def unknown(what: str, name: str, choices: list[str]) -> ParameterError:
+def unknown(what: str, name: object, choices: list[str]) -> ParameterError:
     """Return the error for a name that does not exist, with the nearest one first."""
-    near = difflib.get_close_matches(name, choices, n=1)
+    near = difflib.get_close_matches(name[:80], choices, n=1) if isinstance(name, str) else []
     hint = f"{near[0]!r} (did you mean that?) or " if near else ""
     return ParameterError(what, name, f"{hint}one of {', '.join(choices)}")
 
@@ -289,8 +289,8 @@ def load_study(folder: Path, name: str, overrides: Mapping[str, Any] | None = No
     if name not in study_names(folder):
         raise unknown("study", name, study_names(folder))
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = plain_yaml.load(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise DataError(path, f"is no YAML file ({error})") from None
     if not isinstance(values, dict):
         raise DataError(path, "must be a mapping of parameter names to values")
@@ -303,8 +303,8 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not equals or not name.strip():
         raise ParameterError("-p", text, "of the form name=value")
     try:
-        return name.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
+        return name.strip(), plain_yaml.load(value)
+    except ValueError:
         raise ParameterError(
             name.strip(), value, "a YAML value such as 3, 0.5, true, cpu or [0, 1]"
         ) from None

@@ -78,7 +78,7 @@ def load_partition(
     try:
         with safe_open(path, framework="pt") as stored:
             metadata, found = stored.metadata() or {}, set(stored.keys())
-    except SafetensorError as error:
+    except (SafetensorError, ValueError, LookupError, TypeError) as error:
         raise DataError(path, f"is a torn factor file ({error}); delete it and it is fitted again") from None
     if metadata.get("key") != key:
         raise ModelError(f"{path} holds factors of another model or other data")

@@ -221,6 +221,5 @@ RULES: dict[str, Rule] = {
     "humaneval": grade_humaneval,
     "livecodebench": grade_contest,
 }
-
 EXECUTED = frozenset({"mbpp", "humaneval", "livecodebench"})
 """Rules that run the response."""
