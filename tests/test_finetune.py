@@ -67,6 +67,7 @@ def test_weights_are_scaled_to_mean_one(splits) -> None:
     assert check_weights(None, splits.train[:3]) == [1.0] * 3
 
 
+@pytest.mark.reliability(kind="bad input", title="a training weight that is zero, negative or not finite")
 @pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf"), "2"])
 def test_a_weight_that_cannot_be_is_named_with_its_example(splits, weight) -> None:
     with pytest.raises(ParameterError, match=rf"weights\[{splits.train[1].id}\]"):
@@ -91,6 +92,7 @@ def test_same_seed_same_model_and_another_seed_another(model_folder, splits, tmp
     assert not same(runs[0], runs[2])
 
 
+@pytest.mark.reliability(kind="fault", title="a training run interrupted between epochs")
 def test_interrupted_run_continues_to_the_same_model(model_folder, splits, tmp_path, monkeypatch) -> None:
     whole = finetune(model_folder, splits.train, CONFIG, seed=0, folder=tmp_path / "whole", progress=False)
     original = WeightedTrainer.compute_loss
@@ -135,6 +137,7 @@ def test_training_lowers_the_loss(model_folder, splits, tmp_path) -> None:
     assert sum(curve[-5:]) < 0.8 * sum(curve[:5])
 
 
+@pytest.mark.reliability(kind="bad input", title="fine-tuning from a base that is not there")
 def test_missing_base_is_named_before_anything_runs(splits, tmp_path) -> None:
     with pytest.raises(ModelError, match="neither a model folder"):
         finetune(tmp_path / "none", splits.train, CONFIG, seed=0, folder=tmp_path / "a")

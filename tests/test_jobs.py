@@ -19,6 +19,7 @@ def test_results_come_in_the_order_of_the_jobs() -> None:
     assert run_jobs(square, list(range(7)), processes=2, progress=False) == [i * i for i in range(7)]
 
 
+@pytest.mark.reliability(kind="fault", title="one of several parallel jobs fails")
 def test_an_error_is_raised_and_finished_jobs_stay(tmp_path) -> None:
     jobs = [(i, str(tmp_path)) for i in range(1, 4)]
     with pytest.raises(ValueError, match="three"):
@@ -31,6 +32,7 @@ def test_no_process_is_an_error() -> None:
         run_jobs(square, [1], processes=0)
 
 
+@pytest.mark.reliability(kind="fault", title="the parent of parallel workers is killed")
 def test_workers_end_when_their_parent_is_killed(root) -> None:
     script = (
         "from infra_lib.jobs import run_jobs\nfrom worker_functions import sleep\n"

@@ -99,6 +99,7 @@ def test_a_touched_notebook_is_reused_and_a_changed_one_runs(smoke) -> None:
         assert smoke.infra("run", "--study", "smoke").returncode == 0
 
 
+@pytest.mark.reliability(kind="fault", title="the study killed while its models are fine-tuned")
 def test_a_run_killed_in_the_third_notebook_ends_in_the_same_numbers(smoke, tmp_path) -> None:
     expected = data_digests(smoke)
     shutil.rmtree(smoke.folder / "_build" / "studies" / "smoke")
@@ -142,6 +143,7 @@ def _wait_for_workers(folder: Path) -> None:
     pytest.fail(f"left running after the kill: {left}")
 
 
+@pytest.mark.reliability(kind="fault", title="a run of a study that another process holds")
 def test_a_second_run_at_once_is_told_so(smoke) -> None:
     import fcntl
 
@@ -152,6 +154,7 @@ def test_a_second_run_at_once_is_told_so(smoke) -> None:
     assert "is being run by process" in done.stderr
 
 
+@pytest.mark.reliability(kind="bad input", title="a command line with a mistake")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -176,6 +179,7 @@ def test_bad_input_is_one_sentence_and_a_status(smoke, arguments, message) -> No
     assert len(done.stderr.strip().splitlines()) <= 2
 
 
+@pytest.mark.reliability(kind="fault", title="the base models are missing")
 def test_a_missing_base_model_is_named_and_nothing_is_lost(smoke) -> None:
     change = ["-p", "base_folder=records/none", "-p", "study=other"]
     assert smoke.infra("run", "01", "--study", "smoke", *change).returncode == 0
@@ -188,6 +192,7 @@ def test_a_missing_base_model_is_named_and_nothing_is_lost(smoke) -> None:
     assert kept.is_file()
 
 
+@pytest.mark.reliability(kind="fault", title="every write above 4 KiB fails")
 def test_a_full_disk_is_named_and_leaves_no_half_file(smoke) -> None:
     """File sizes are limited to 4 KiB for the run, which fails every larger write."""
     import resource
