@@ -17,7 +17,6 @@ never mistaken for a finished run, and an interrupted run continues at its last 
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
@@ -28,14 +27,14 @@ from typing import Any
 
 import torch
 from transformers import Trainer, TrainingArguments, set_seed
-from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging as hf_logging
 
+from infra_lib.checkpoints import train_quietly
+from infra_lib.checksums import damage, folder_digests
 from infra_lib.closure import code_digest
-from infra_lib.errors import ParameterError
+from infra_lib.errors import DataError, ParameterError
 from infra_lib.examples import Example
-from infra_lib.files import digest_of, file_digest
+from infra_lib.files import digest_of, file_digest, read_sealed, replace_folder, write_sealed
 from infra_lib.models import (
     Encoded,
     check_model_folder,
@@ -213,13 +212,12 @@ def run_key(
 
 
 def read_finished(folder: Path, key: str) -> dict[str, Any] | None:
-    """Return the record of a finished run in ``folder``, or None where there is none with this key."""
+    """Return the record of a finished run in ``folder``, or None without a whole one of this key."""
     try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        intact = file_digest(folder / "model.safetensors") == record["weights_sha256"]
-    except (OSError, ValueError, KeyError):
+        record = read_sealed(folder / "run.json")
+    except (OSError, DataError):
         return None
-    return record if intact and record["key"] == key else None
+    return record if record["key"] == key and not damage(folder, record["files"]) else None
 
 
 class WeightedTrainer(Trainer):
@@ -374,19 +372,10 @@ def trainer_arguments(
     )
 
 
-def train_quietly(trainer: Trainer, work: Path) -> Any:
-    """Train, from the last whole checkpoint in ``work`` if there is one, without printing logs."""
-    trainer.remove_callback(PrinterCallback)
-    return trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)))
-
-
 def _finish(folder: Path, work: Path, model: Any, tokenizer: Any, record: dict[str, Any]) -> None:
     """Put the finished model in place: built beside its final name, moved there in one step."""
     final = work / "final"
     save_model(model, tokenizer, final)
-    record["weights_sha256"] = file_digest(final / "model.safetensors")
-    (final / "run.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    final.rename(folder)
+    write_sealed(final / "run.json", {**record, "files": folder_digests(final)})
+    replace_folder(final, folder)
     shutil.rmtree(work)

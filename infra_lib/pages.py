@@ -14,8 +14,8 @@ import pandas as pd
 from infra_lib import paper, tables
 from infra_lib.files import write_text
 from infra_lib.frames import rows as each_row
+from infra_lib.layout import STAGES
 from infra_lib.runner import parameters_cell, read_notebook
-from infra_lib.stage import STAGES
 from infra_lib.study import Study
 
 

@@ -7,7 +7,6 @@ book is then built from the results of one study.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -18,11 +17,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from infra_lib.checksums import write_manifest
 from infra_lib.closure import imported, module_files
 from infra_lib.errors import InfraError, ParameterError
-from infra_lib.files import write_json, write_text
-from infra_lib.runner import declared_parameters, notebook_path, why_stale
-from infra_lib.stage import STAGES, read_provenance, replace_folder, stage_folder
+from infra_lib.files import (
+    read_sealed,
+    recover_folder,
+    remove_leftovers,
+    replace_folder,
+    write_sealed,
+    write_text,
+)
+from infra_lib.layout import STAGES, read_provenance, stage_folder
+from infra_lib.processes import FORCE_VARIABLE, RUN_VARIABLE, holding, terminate_as_interrupt
+from infra_lib.runner import declared_parameters, notebook_path, stage_damage, why_stale
 from infra_lib.study import Study, load_study, make_study, unknown
 
 
@@ -43,7 +51,7 @@ def open_study(root: Path, name: str, overrides: dict[str, Any]) -> Study:
     folder = stage_folder(study.study, ".", root).resolve()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "study.json", study.model_dump())
+        write_sealed(folder / "study.json", study.model_dump())
     except OSError as error:
         raise ParameterError(
             "study", name, f"one whose folder can be written ({folder}: {error.strerror})"
@@ -53,27 +61,20 @@ def open_study(root: Path, name: str, overrides: dict[str, Any]) -> Study:
 
 def resolved_study(root: Path, name: str) -> Study:
     """Return the study as it was last opened."""
-    path = stage_folder(name, "study.json", root)
-    return make_study(json.loads(path.read_text(encoding="utf-8")))
+    return make_study(read_sealed(stage_folder(name, "study.json", root)))
 
 
 @contextmanager
 def locked(root: Path, study: Study) -> Iterator[None]:
-    """Hold the study's lock; a second run of the same study is told so instead of disturbing the first."""
-    path = stage_folder(study.study, ".lock", root)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.seek(0)
-            raise InfraError(
-                f"study {study.study} is being run by process {stream.read().strip() or 'unknown'}; "
-                "wait for it, or give this run another name with -p study=NAME"
-            ) from None
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
+    """Hold the study's lock, with what an earlier run left behind when it was cut off put in order.
+
+    A second run of the same study is told so instead of disturbing the first.
+    """
+    folder = stage_folder(study.study, ".", root).resolve()
+    with holding(folder / ".lock", f"study {study.study}"):
+        for stage in STAGES:
+            recover_folder(folder / stage)
+        remove_leftovers(folder)
         yield
 
 
@@ -116,7 +117,11 @@ def run(
     command += ["--dry-run"] if dry_run else []
     command += ["--forcerun", *targets] if force else []
     stage_folder(study.study, "work", root).mkdir(parents=True, exist_ok=True)
-    code = subprocess.run([*command, "--", *targets], check=False).returncode
+    environment = {**os.environ, RUN_VARIABLE: str(os.getpid()), FORCE_VARIABLE: ""}
+    if force:
+        environment[FORCE_VARIABLE] = ",".join(stages)
+    with terminate_as_interrupt():
+        code = subprocess.run([*command, "--", *targets], check=False, env=environment).returncode
     asked = {*stages, *(needed for stage in stages for needed in STAGES[stage])}
     for stage in sorted(asked):
         if stage in before and stamps[stage].exists() and stamps[stage].stat().st_mtime_ns == before[stage]:
@@ -196,14 +201,16 @@ def gather(root: Path, study: str) -> Path:
     new.mkdir(parents=True)
     for stage in STAGES:
         folder = stage_folder(study, stage, root)
-        if read_provenance(folder) is None or not (folder / "notebook.ipynb").is_file():
-            raise InfraError(f"the book needs {stage}, which has not run: `infra run --study {study}`")
+        if problem := stage_damage(folder):
+            problem = problem.replace("it has not run", "which has not run")
+            raise InfraError(f"the book needs {stage}, {problem}: `infra run --study {study}`")
         write_text(new / f"{stage}.ipynb", _published(root, stage, folder / "notebook.ipynb"))
         for kind in ("figures", "tables", "data"):
             if (folder / kind).is_dir():
                 shutil.copytree(folder / kind, new / kind / stage)
         shutil.copy2(folder / "provenance.json", new / f"{stage}.provenance.json")
     write_generated(root, study, new)
+    write_manifest(new)
     replace_folder(new, root / "book" / "results")
     return root / "book" / "results"
 
@@ -247,4 +254,5 @@ def build_book(root: Path, study: str) -> Path:
     done = subprocess.run(command, cwd=root, check=False, capture_output=True, text=True)
     if done.returncode:
         raise InfraError(f"the book did not build:\n{(done.stderr or done.stdout)[-4000:]}")
+    write_manifest(root / "_build" / "html")
     return root / "_build" / "html" / "index.html"

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from infra_lib.files import file_digest
-from infra_lib.stage import STAGES
+from infra_lib.layout import STAGES
 
 pytestmark = pytest.mark.xdist_group("smoke")
 
