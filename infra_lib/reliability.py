@@ -7,13 +7,14 @@ whole session is kept in ``records/reliability.json``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from infra_lib import tables
-from infra_lib.files import digest_of, file_digest
+from infra_lib.checksums import check_record
+from infra_lib.errors import DataError
+from infra_lib.files import digest_of, file_digest, read_sealed
 
 KINDS: dict[str, str] = {
     "fault": "faults injected",
@@ -22,6 +23,8 @@ KINDS: dict[str, str] = {
     "fuzz": "fuzzing",
 }
 """Kinds of test, and what they are called on the page."""
+
+RECORD = "reliability.json"
 
 
 def source_digest_of(root: Path) -> str:
@@ -35,17 +38,26 @@ def read_reliability(root: Path) -> tuple[dict[str, Any] | None, str]:
 
     Results of a whole session on the very sources of this build are *computed in this build*;
     otherwise the record is shown, as a *recorded run*; None where there is neither.
+
+    Raises
+    ------
+    DataError
+        For a record that is torn or changed.
     """
     built = _read(root / "_build" / "reliability.json")
     if built and built["whole"] and built["sources"] == source_digest_of(root):
         return built, "computed"
-    return _read(root / "records" / "reliability.json"), "recorded"
+    kept = root / "records" / RECORD
+    if not kept.exists():
+        return None, "recorded"
+    check_record(root, kept)
+    return read_sealed(kept), "recorded"
 
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_sealed(path)
+    except (OSError, DataError):
         return None
 
 
@@ -91,8 +103,7 @@ def reliability_page(root: Path) -> str:
             "",
             "## Every test",
             "",
-            _search(len(rows)),
-            _table(rows),
+            _search(len(rows)) + _table(rows),
         ]
     )
 
@@ -126,8 +137,8 @@ def _card(kind: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _search(count: int) -> str:
     return (
-        '<p class="infra-filter" hidden><label>Search <input type="search" data-infra-filter="reliability" '
-        f'autocomplete="off"></label> <output>{count} of {count}</output></p>\n'
+        '<p class="infra-filter" hidden><label>Search <input type="search" autocomplete="off"></label> '
+        f"<output>{count} of {count}</output></p>\n"
     )
 
 

@@ -97,6 +97,7 @@ class Project:
 
 
 def copy_project(root: Path, folder: Path) -> Project:
+    folder.mkdir(parents=True, exist_ok=True)
     for name in COPIED:
         source = root / name
         if source.is_dir():

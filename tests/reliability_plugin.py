@@ -15,7 +15,6 @@ session that ran every marked test replaces the file, any other one only adds to
 from __future__ import annotations
 
 import fcntl
-import json
 import re
 import time
 from datetime import UTC, datetime
@@ -24,7 +23,9 @@ from typing import Any
 
 import pytest
 
-from infra_lib.files import write_json
+from infra_lib.checksums import write_manifest
+from infra_lib.errors import DataError
+from infra_lib.files import read_sealed, write_sealed
 from infra_lib.provenance import environment
 from infra_lib.reliability import KINDS, source_digest_of
 
@@ -37,6 +38,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--record-reliability",
         action="store_true",
         help="write records/reliability.json from this session, which must run every marked test",
+    )
+    parser.addoption(
+        "--faults", type=int, default=0, metavar="N", help="kill runs N more times than usual (make faults)"
     )
 
 
@@ -129,7 +133,8 @@ class Collector:
 
     def write(self, path: Path, *, whole: bool) -> None:
         """Write the session's results, over those of earlier sessions where this one was not whole."""
-        path.parent.mkdir(exist_ok=True)
+        for folder in (path.parent, self.config.rootpath / "_build"):
+            folder.mkdir(exist_ok=True)
         record = {
             "environment": environment(),
             "sources": source_digest_of(self.config.rootpath),
@@ -138,13 +143,15 @@ class Collector:
             "whole": whole,
             "tests": self.tests,
         }
-        with (path.parent / f".{path.stem}.lock").open("w") as lock:
+        with (self.config.rootpath / "_build" / ".reliability.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not whole:
                 try:
-                    kept = json.loads(path.read_text(encoding="utf-8"))
+                    kept = read_sealed(path)
                     record["tests"] = {**kept["tests"], **self.tests}
                     record["whole"] = kept["whole"] and kept["sources"] == record["sources"]
-                except (OSError, ValueError, KeyError):
+                except (OSError, DataError):
                     pass
-            write_json(path, record)
+            write_sealed(path, record)
+        if path.parent.name == "records":
+            write_manifest(path.parent)
