@@ -55,9 +55,12 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 def write_manifest(folder: Path) -> Path:
     """Write the list of a folder's checksums and return its path."""
-    lines = [f"{digest}  {name}\n" for name, digest in folder_digests(folder).items()]
-    write_text(folder / MANIFEST, "".join(lines))
+    write_text(folder / MANIFEST, _as_lines(folder_digests(folder)))
     return folder / MANIFEST
+
+
+def _as_lines(digests: Mapping[str, str]) -> str:
+    return "".join(f"{digest}  {name}\n" for name, digest in digests.items())
 
 
 def read_manifest(folder: Path) -> dict[str, str]:
@@ -69,15 +72,15 @@ def read_manifest(folder: Path) -> dict[str, str]:
         For a list that is missing or torn.
     """
     path = folder / MANIFEST
-    digests = {}
     try:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            digest, separator, name = line.partition("  ")
-            if not separator or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
-                raise ValueError(line)
-            digests[name] = digest
+        text = path.read_bytes().decode("utf-8")
+        lines = [line.partition("  ") for line in text.split("\n") if line]
+        digests = {name: digest for digest, _, name in lines}
+        whole = text == _as_lines(digests) and all(len(digest) == 64 for digest in digests.values())
     except (OSError, ValueError):
-        raise DataError(path, "is missing or torn: it lists the checksums of this folder") from None
+        whole = False
+    if not whole:
+        raise DataError(path, "is missing or torn: it lists the checksums of this folder")
     return digests
 
 

@@ -102,7 +102,9 @@ class Collector:
         test = self.tests.setdefault(about.pop("id"), {**about, "result": "held", "seconds": 0.0})
         test["seconds"] = round(test["seconds"] + report.duration, 2)
         test["inputs"] = int(told.get("inputs", 1))
-        test["outcome"] = str(told.get("outcome", ""))
+        test.setdefault("outcome", "")
+        if "outcome" in told:
+            test["outcome"] = str(told["outcome"])
         test["when"] = datetime.now(UTC).isoformat(timespec="seconds")
         if report.skipped:
             test["result"] = "not run"
