@@ -92,8 +92,32 @@ def test_same_seed_same_model_and_another_seed_another(model_folder, splits, tmp
     assert not same(runs[0], runs[2])
 
 
-@pytest.mark.reliability(kind="fault", title="a training run interrupted between epochs")
-def test_interrupted_run_continues_to_the_same_model(model_folder, splits, tmp_path, monkeypatch) -> None:
+def leave_it(checkpoint) -> None:
+    pass
+
+
+def change_a_byte(checkpoint) -> None:
+    path = checkpoint / "optimizer.pt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def take_a_file(checkpoint) -> None:
+    (checkpoint / "scheduler.pt").unlink()
+
+
+def leave_it_unfinished(checkpoint) -> None:
+    (checkpoint / "SHA256SUMS").unlink()
+
+
+@pytest.mark.reliability(
+    kind="fault", title="a training run interrupted in an epoch, its checkpoint whole, changed or unfinished"
+)
+@pytest.mark.parametrize("damage", [leave_it, change_a_byte, take_a_file, leave_it_unfinished])
+def test_interrupted_run_continues_to_the_same_model(
+    model_folder, splits, tmp_path, monkeypatch, damage, capsys, record_property
+) -> None:
     whole = finetune(model_folder, splits.train, CONFIG, seed=0, folder=tmp_path / "whole", progress=False)
     original = WeightedTrainer.compute_loss
     steps = 0
@@ -109,10 +133,14 @@ def test_interrupted_run_continues_to_the_same_model(model_folder, splits, tmp_p
     with pytest.raises(KeyboardInterrupt):
         finetune(model_folder, splits.train, CONFIG, seed=0, folder=tmp_path / "cut", progress=False)
     assert not (tmp_path / "cut").exists()
+    damage(next(tmp_path.glob("cut.*.part/checkpoint-*")))
     before = steps
     resumed = finetune(model_folder, splits.train, CONFIG, seed=0, folder=tmp_path / "cut", progress=False)
-    assert steps - before == 20, "the first epoch was not trained again"
+    whole_checkpoint = damage is leave_it
+    assert steps - before == (20 if whole_checkpoint else 40), "a whole first epoch is not trained again"
+    assert ("is torn or changed" in capsys.readouterr().out) != whole_checkpoint
     assert same(whole, resumed)
+    record_property("outcome", "training goes on from what is whole, to the same model")
 
 
 def test_finished_run_is_read_back_unless_something_changed(
