@@ -1,4 +1,4 @@
-"""A study run again gives the same files; with other threads and processes, the same tables to a tolerance."""
+"""A study run again gives the same files; other threads and processes, the same tables to a tolerance."""
 
 from __future__ import annotations
 
