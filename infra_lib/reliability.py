@@ -97,7 +97,7 @@ def reliability_page(root: Path) -> str:
     return "\n".join(
         [
             _origin(record, kind),
-            '<div class="infra-cards">',
+            '<div class="infra-cards small">',
             *(_card(name, [row for row in rows if row["kind"] == name]) for name in KINDS),
             "</div>",
             "",
@@ -111,9 +111,11 @@ def reliability_page(root: Path) -> str:
 def _origin(record: Mapping[str, Any], kind: str) -> str:
     commit, _, changed = record["environment"]["commit"].partition("+")
     where = f"commit {commit[:12]}{' with changes' if changed else ''}, {record['when'][:10]}"
+    seconds = record["seconds"]
+    took = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
     return (
         f"{tables.badge(kind, where)} {len(record['tests'])} tests ({tables.escape(where)}), on "
-        f"{tables.escape(record['environment']['device'])}, in {record['seconds'] / 60:.0f} minutes.\n"
+        f"{tables.escape(record['environment']['device'])}, in {took}.\n"
     )
 
 
@@ -130,7 +132,7 @@ def _card(kind: str, rows: Sequence[Mapping[str, Any]]) -> str:
         verdict, what = "reproduced", "all held"
     return (
         f'<div class="infra-card"><div class="value">{held:,} of {cases:,}</div>'
-        f'<div class="range">held; {inputs:,} inputs tried</div>'
+        f'<div class="range">held; {inputs:,} {"input" if inputs == 1 else "inputs"} tried</div>'
         f'<div class="what">{KINDS[kind]}</div><span class="verdict-{verdict}">{what}</span></div>'
     )
 
@@ -155,7 +157,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
             [
                 tables.escape(row["kind"]),
                 tables.escape(row["title"]),
-                "<br>".join(tables.escape(text) for text in row["outcomes"]) or "as the title says",
+                "<br>".join(tables.escape(text) for text in row["outcomes"]) or "–",
                 f"{row['inputs']:,}",
                 result,
             ]
