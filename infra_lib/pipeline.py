@@ -202,8 +202,7 @@ def gather(root: Path, study: str) -> Path:
     for stage in STAGES:
         folder = stage_folder(study, stage, root)
         if problem := stage_damage(folder):
-            problem = problem.replace("it has not run", "which has not run")
-            raise InfraError(f"the book needs {stage}, {problem}: `infra run --study {study}`")
+            raise InfraError(f"the book needs {stage}: {problem}; `infra run --study {study}`")
         write_text(new / f"{stage}.ipynb", _published(root, stage, folder / "notebook.ipynb"))
         for kind in ("figures", "tables", "data"):
             if (folder / kind).is_dir():

@@ -94,17 +94,21 @@ def input_files(root: Path, stage: str, study: Study) -> list[Path]:
 
 
 def stage_damage(folder: Path) -> str | None:
-    """Return what is torn, changed or missing in a stage's results, in words; None where all is whole."""
-    if not (folder / "provenance.json").exists() or not (folder / "depends.json").exists():
+    """Return what is torn, changed or missing in a stage's results, in words; None where all is whole.
+
+    A stage whose notebook was executed by hand has no record of what it depended on, and is whole too.
+    """
+    record_path, depends_path = folder / "provenance.json", folder / "depends.json"
+    if not record_path.exists() or not (folder / "notebook.ipynb").exists():
         return "it has not run"
     try:
-        record, depends = read_sealed(folder / "provenance.json"), read_sealed(folder / "depends.json")
+        damaged = damaged_files(folder, read_sealed(record_path))
+        if depends_path.exists():
+            damaged += damage(folder, {"notebook.ipynb": str(read_sealed(depends_path).get("executed"))})
     except DataError as error:
         return f"{error.path.name} {error.problem}"
     except OSError as error:
         return f"{Path(str(error.filename)).name} cannot be read ({error.strerror})"
-    executed = {"notebook.ipynb": str(depends.get("executed"))}
-    damaged = damaged_files(folder, record) + damage(folder, executed)
     return f"{damaged[0]} is missing or changed since it was written" if damaged else None
 
 
@@ -113,6 +117,8 @@ def why_stale(root: Path, stage: str, study: Study) -> list[str]:
     folder = stage_folder(study.study, stage, root)
     if problem := stage_damage(folder):
         return [problem]
+    if not (folder / "depends.json").exists():
+        return ["its notebook was executed by hand, or was cut off at its end"]
     return differences(read_sealed(folder / "depends.json"), dependencies(root, stage, study))
 
 

@@ -133,8 +133,7 @@ def _stage_items(folder: Path) -> Iterator[Item]:
 
     depends = folder / "depends.json"
     if not depends.exists():
-        yield Item("stages", depends, lambda: "is missing")
-        return
+        return  # executed by hand: nothing was recorded of the notebook
     yield _sealed("stages", depends)
     try:
         executed = str(read_sealed(depends).get("executed"))

@@ -6,6 +6,7 @@ between no file looks complete that is not. `pytest --faults N` (or `make faults
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -42,11 +43,13 @@ def kill_in(project, stage: str, random_: random.Random, log) -> float:
     return seconds
 
 
-def forget_some_training(project, random_: random.Random) -> None:
-    """Take away one model and one exam, so that there is something to train and to answer."""
+def forget_training(project, count: int) -> None:
+    """Take away models of the third notebook and an exam, so that there is something to train and answer."""
     runs = project.stage("runs")
-    shutil.rmtree(random_.choice(sorted(path.parent for path in runs.glob("*/run.json"))))
-    random_.choice(sorted(runs.glob("*.parquet"))).unlink()
+    models = json.loads((project.stage("03_finetune_evaluate") / "data" / "models.json").read_text())
+    for model in models[:count]:
+        shutil.rmtree(runs / model["folder"])
+    sorted(runs.glob(f"{models[-1]['folder']}-*.parquet"))[0].unlink()
 
 
 @pytest.mark.reliability(kind="fault", title="SIGKILL at a random moment of every notebook")
@@ -57,7 +60,7 @@ def test_a_kill_at_a_random_moment_of_every_notebook_loses_nothing(
     random_ = random.Random(seed)
     expected = data_digests(broken)
     moments = []
-    forget_some_training(broken, random_)
+    forget_training(broken, 2)
     # From the last to the first: each stage finds those before it finished.
     for stage in reversed(STAGES):
         seconds = kill_in(broken, stage, random_, tmp_path / "log")
@@ -68,7 +71,7 @@ def test_a_kill_at_a_random_moment_of_every_notebook_loses_nothing(
     for _ in range(pytestconfig.getoption("faults")):
         stage = random_.choice(list(STAGES))
         if stage in ("03_finetune_evaluate", "05_reweighting_arms"):
-            forget_some_training(broken, random_)
+            forget_training(broken, 1)
         seconds = kill_in(broken, stage, random_, tmp_path / "log")
         moments.append(f"{stage[:2]} after {seconds:.1f} s")
         print(f"killed {moments[-1]}")
@@ -260,8 +263,6 @@ def test_changed_bytes_are_found_by_the_next_run_which_ends_the_same(broken, rec
     random_ = random.Random(7)
     expected = data_digests(broken)
     runs = broken.stage("runs")
-    import json
-
     model = json.loads((broken.stage("03_finetune_evaluate") / "data" / "models.json").read_text())[0][
         "folder"
     ]
