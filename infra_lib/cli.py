@@ -34,11 +34,12 @@ def run_command(
     """Run a study's notebooks, in order, as far as they are not done."""
     from infra_lib import pipeline
     from infra_lib.layout import project_root
-    from infra_lib.study import parse_override
+    from infra_lib.study import load_study, parse_override
 
     root = project_root()
     names = pipeline.find_stages(stages or [])
-    opened = pipeline.open_study(root, study, dict(parse_override(text) for text in parameter or []))
+    overrides = dict(parse_override(text) for text in parameter or [])
+    opened = load_study(root / "notebooks" / "studies", study, overrides)
     if dry_run:
         for stage, state, note in pipeline.status(root, opened):
             typer.echo(f"{stage:24} {state:7} {note}")

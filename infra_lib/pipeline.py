@@ -13,9 +13,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from infra_lib.checksums import write_manifest
 from infra_lib.closure import imported, module_files
@@ -31,7 +30,7 @@ from infra_lib.files import (
 from infra_lib.layout import STAGES, read_provenance, stage_folder
 from infra_lib.processes import FORCE_VARIABLE, RUN_VARIABLE, holding, terminate_as_interrupt
 from infra_lib.runner import declared_parameters, notebook_path, stage_damage, why_stale
-from infra_lib.study import Study, load_study, make_study, unknown
+from infra_lib.study import Study, make_study, unknown
 
 
 def find_stages(names: Sequence[str]) -> list[str]:
@@ -45,36 +44,36 @@ def find_stages(names: Sequence[str]) -> list[str]:
     return found or list(STAGES)
 
 
-def open_study(root: Path, name: str, overrides: dict[str, Any]) -> Study:
-    """Load a study and keep its resolved parameters where the stages' rules read them."""
-    study = load_study(root / "notebooks" / "studies", name, overrides)
-    folder = stage_folder(study.study, ".", root).resolve()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_sealed(folder / "study.json", study.model_dump())
-    except OSError as error:
-        raise ParameterError(
-            "study", name, f"one whose folder can be written ({folder}: {error.strerror})"
-        ) from None
-    return study
-
-
 def resolved_study(root: Path, name: str) -> Study:
-    """Return the study as it was last opened."""
+    """Return the study as its run keeps it for the stages' rules."""
     return make_study(read_sealed(stage_folder(name, "study.json", root)))
 
 
 @contextmanager
 def locked(root: Path, study: Study) -> Iterator[None]:
-    """Hold the study's lock, with what an earlier run left behind when it was cut off put in order.
+    """Hold a study's lock, with its parameters kept for the rules and what a cut-off run left put in order.
 
-    A second run of the same study is told so instead of disturbing the first.
+    A second run of the same study is told so, and changes nothing of the first.
+
+    Raises
+    ------
+    InfraError
+        For a study that another process runs.
+    ParameterError
+        For a folder that cannot be written.
     """
     folder = stage_folder(study.study, ".", root).resolve()
-    with holding(folder / ".lock", f"study {study.study}"):
-        for stage in STAGES:
-            recover_folder(folder / stage)
-        remove_leftovers(folder)
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(holding(folder / ".lock", f"study {study.study}"))
+            remove_leftovers(folder)
+            for stage in STAGES:
+                recover_folder(folder / stage)
+            write_sealed(folder / "study.json", study.model_dump())
+        except OSError as error:
+            valid = f"one whose folder can be written ({folder}: {error.strerror})"
+            raise ParameterError("study", study.study, valid) from None
         yield
 
 

@@ -14,8 +14,9 @@ from infra_lib.cli import app
 from infra_lib.compare import compare, table_distance
 from infra_lib.errors import DataError, ParameterError
 from infra_lib.layout import STAGES
-from infra_lib.pipeline import open_study
+from infra_lib.pipeline import locked
 from infra_lib.stage import open_stage
+from infra_lib.study import make_study
 
 
 @pytest.fixture
@@ -30,7 +31,8 @@ def project(tmp_path, monkeypatch, root):
 
 def finish(project, study: str, **changes: float):
     """Write a study whose stages hold one table each."""
-    open_study(project, "t", {"study": study})
+    with locked(project, make_study({"study": study})):
+        pass  # writes the study's parameters
     for stage in STAGES:
         opened = open_stage(stage, {"study": study})
         values = [1.0, changes.get(f"s{stage[:2]}", 2.0), float("nan")]

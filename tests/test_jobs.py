@@ -9,9 +9,9 @@ import sys
 import time
 
 import pytest
-from worker_functions import fail_on_three, square
+from worker_functions import fail_on_three, kill_itself, square
 
-from infra_lib.errors import ParameterError
+from infra_lib.errors import InfraError, ParameterError
 from infra_lib.jobs import run_jobs
 
 
@@ -25,6 +25,13 @@ def test_an_error_is_raised_and_finished_jobs_stay(tmp_path) -> None:
     with pytest.raises(ValueError, match="three"):
         run_jobs(fail_on_three, jobs, processes=1, progress=False)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"]
+
+
+@pytest.mark.reliability(kind="fault", title="a parallel worker is killed, as for want of memory")
+def test_a_killed_worker_is_named_with_what_helps(record_property) -> None:
+    with pytest.raises(InfraError, match=r"runs was killed from outside.*-p processes=1"):
+        run_jobs(kill_itself, [1, 2], processes=1, progress=False)
+    record_property("outcome", "a named error with what helps")
 
 
 def test_no_process_is_an_error() -> None:

@@ -94,7 +94,9 @@ def test_a_second_run_at_once_is_told_so(smoke) -> None:
 
     with (smoke.stage(".lock")).open("a+") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        done = smoke.infra("run", "--study", "smoke")
+        before = smoke.stage("study.json").read_bytes()
+        done = smoke.infra("run", "--study", "smoke", "-p", "damping=0.7")
+        assert smoke.stage("study.json").read_bytes() == before
     assert done.returncode == 2
     assert "is being run by process" in done.stderr
 
