@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOCKED := $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
-.PHONY: help setup lock wheel-smoke system sandbox book run test lint base serve status clean
+.PHONY: help setup lock wheel-smoke system sandbox book run test lint base serve status clean verify reliability faults
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 13
 
@@ -66,8 +66,19 @@ lint: setup  ## Check style and types
 test: setup system lint  ## Lint, types and the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
 
+reliability: setup system  ## Run the tests of faults, bad input and attacks, and record what came of them
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -m reliability --record-reliability
+
+FAULTS ?= 20
+faults: setup  ## Kill the smoke study FAULTS more times at random moments (FAULTS=20)
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/notebooks/test_faults.py -k random_moment --faults $(FAULTS) -s
+
+verify: setup  ## Check every result, record and page against its checksum
+	$(BIN)/infra verify --study $(STUDY)
+
 base: setup  ## Train the base models again (about twelve minutes on two cores)
 	$(BIN)/infra run 02 --study $(STUDY) -p retrain_base=true --force
+	$(BIN)/infra verify --study $(STUDY) --update-records
 
 serve: setup  ## Preview the built book on this machine
 	$(BIN)/infra serve

@@ -1,4 +1,4 @@
-"""The command line: ``infra run``, ``status``, ``clean``, ``book``, ``attribute``, ``finetune``.
+"""The command line: ``infra run``, ``status``, ``verify``, ``book``, ``plan``, ``attribute``, ``finetune``.
 
 Errors that a user can cause are one sentence on standard error and exit status 2.
 """
@@ -33,12 +33,13 @@ def run_command(
 ) -> None:
     """Run a study's notebooks, in order, as far as they are not done."""
     from infra_lib import pipeline
-    from infra_lib.stage import project_root
-    from infra_lib.study import parse_override
+    from infra_lib.layout import project_root
+    from infra_lib.study import load_study, parse_override
 
     root = project_root()
     names = pipeline.find_stages(stages or [])
-    opened = pipeline.open_study(root, study, dict(parse_override(text) for text in parameter or []))
+    overrides = dict(parse_override(text) for text in parameter or [])
+    opened = load_study(root / "notebooks" / "studies", study, overrides)
     if dry_run:
         for line in pipeline.dry_run(root, opened):
             typer.echo(line)
@@ -171,7 +172,9 @@ def finetune_command(
 @app.command("plan")
 def plan_command(
     study: StudyName = "small",
-    gpus: Annotated[int, typer.Option(help="Devices that share the work; 0 plans for this machine's CPU.")] = -1,
+    gpus: Annotated[
+        int, typer.Option(help="Devices that share the work; 0 plans for this machine's CPU.")
+    ] = -1,
     gpu_memory: Annotated[str | None, typer.Option(help="Memory of one device, such as 80GiB.")] = None,
     gpu: Annotated[str, typer.Option(help="h100, h200 or a100.")] = "h100",
     parameter: Overrides = None,
@@ -206,7 +209,7 @@ def model_command(
 def status_command(study: StudyName = "small", parameter: Overrides = None) -> None:
     """Show what is done and what would run, and why."""
     from infra_lib import pipeline
-    from infra_lib.stage import project_root
+    from infra_lib.layout import project_root
     from infra_lib.study import load_study, parse_override
 
     root = project_root()
@@ -217,6 +220,61 @@ def status_command(study: StudyName = "small", parameter: Overrides = None) -> N
         typer.echo(f"{stage:24} {state:7} {note}")
 
 
+@app.command("verify")
+def verify_command(
+    study: StudyName = "small",
+    update_records: Annotated[
+        bool,
+        typer.Option("--update-records", help="List the files of records/ anew, after a wanted change."),
+    ] = False,
+) -> None:
+    """Check every artefact against its checksum: a study's results, the records, the book."""
+    from infra_lib.checksums import write_manifest
+    from infra_lib.layout import project_root, stage_folder
+    from infra_lib.study import study_names, unknown
+    from infra_lib.verify import verify
+
+    root = project_root()
+    if update_records:
+        typer.echo(f"wrote {write_manifest(root / 'records')}")
+    known = sorted(
+        {*study_names(root / "notebooks" / "studies")}
+        | {path.parent.name for path in (root / "_build" / "studies").glob("*/study.json")}
+    )
+    if study not in known:
+        raise unknown("study", study, known)
+    if not stage_folder(study, "study.json", root).exists():
+        typer.echo(f"study {study} has not run here; its results are not among what is checked", err=True)
+    report = verify(root, study)
+    typer.echo("\n".join(report.lines()))
+    raise typer.Exit(1 if report.problems else 0)
+
+
+@app.command("compare")
+def compare_command(
+    first: Annotated[str, typer.Argument(help="A study that has run.")],
+    second: Annotated[str, typer.Argument(help="Another one, such as the first run again: -p study=NAME.")],
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Allowed difference of numbers, of a column's largest value.")
+    ] = 0.0,
+    record: Annotated[bool, typer.Option("--record", help="Add what was found to the records.")] = False,
+    label: Annotated[str, typer.Option(help="What was compared, as the book says it.")] = "",
+) -> None:
+    """Compare two studies' results byte for byte, apart from times and provenance."""
+    from infra_lib import compare as comparing
+    from infra_lib.layout import project_root
+
+    root = project_root()
+    found = comparing.compare(comparing.find_study(root, first), comparing.find_study(root, second))
+    for name, problem in found.differences.items():
+        typer.echo(f"{name} {problem}")
+    typer.echo(f"{len(found.identical)} files are identical, {len(found.differences)} differ")
+    if record:
+        label = label or f"study {first}, run twice"
+        typer.echo(f"recorded in {comparing.record_comparison(root, first, second, found, label)}")
+    raise typer.Exit(0 if not found.differences or (tolerance and found.within(tolerance)) else 1)
+
+
 @app.command("clean")
 def clean_command(
     study: Annotated[str | None, typer.Option("--study", "-s", help="Remove this study's results.")] = None,
@@ -225,7 +283,7 @@ def clean_command(
     """Remove results."""
     from infra_lib import pipeline
     from infra_lib.errors import ParameterError
-    from infra_lib.stage import project_root
+    from infra_lib.layout import project_root
 
     if (study is None) == (not everything):
         raise ParameterError("--study", study, "given, or --all instead")
@@ -237,7 +295,7 @@ def clean_command(
 def book_command(study: StudyName = "small") -> None:
     """Build the book from a study's results."""
     from infra_lib import pipeline
-    from infra_lib.stage import project_root
+    from infra_lib.layout import project_root
 
     root = project_root()
     page = pipeline.build_book(root, study)
@@ -250,7 +308,7 @@ def book_command(study: StudyName = "small") -> None:
 def gather_command(study: StudyName = "small") -> None:
     """Copy a study's notebooks, figures and tables to book/results, for jupyter-book to build from."""
     from infra_lib import pipeline
-    from infra_lib.stage import project_root
+    from infra_lib.layout import project_root
 
     typer.echo(f"gathered in {pipeline.gather(project_root(), study)}")
 
@@ -261,7 +319,7 @@ def serve_command(port: Annotated[int, typer.Option(help="Port on this machine."
     import functools
     import http.server
 
-    from infra_lib.stage import project_root
+    from infra_lib.layout import project_root
 
     folder = project_root() / "_build" / "html"
     if not (folder / "index.html").is_file():
@@ -283,11 +341,17 @@ def stage_command(
     """Run one stage of an opened study (what Snakemake's rules call)."""
     from infra_lib import pipeline, runner
     from infra_lib.files import write_text
-    from infra_lib.stage import data_digest, read_provenance, stage_folder
+    from infra_lib.layout import data_digest, read_provenance, stage_folder
+    from infra_lib.processes import FORCE_VARIABLE, RUN_VARIABLE, end_with_process, holding
 
-    runner.run_stage(root, stage, pipeline.resolved_study(root, study), force=force)
-    record = read_provenance(stage_folder(study, stage, root))
-    write_text(stamp, data_digest(record or {}) + "\n")
+    if started_by := os.environ.get(RUN_VARIABLE):
+        end_with_process(int(started_by))
+    folder = stage_folder(study, stage, root)
+    # A kernel of a run that was killed a moment ago may still be ending.
+    with holding(folder.parent / "work" / ".lock", f"{stage} of study {study}", wait=20):
+        again = force or stage in os.environ.get(FORCE_VARIABLE, "").split(",")
+        runner.run_stage(root, stage, pipeline.resolved_study(root, study), force=again)
+        write_text(stamp, data_digest(read_provenance(folder) or {}) + "\n")
 
 
 def main() -> None:

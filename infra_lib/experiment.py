@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from tqdm import tqdm
 
+from infra_lib.checksums import is_intact, write_checksum
 from infra_lib.closure import code_digest
 from infra_lib.evaluate import accuracy
 from infra_lib.evaluate.generate import Engine, Sampling, TransformersEngine, VllmEngine
@@ -23,6 +25,7 @@ from infra_lib.finetune import FinetuneConfig, check_weights, read_finished, run
 from infra_lib.finetune.launch import finetune_on
 from infra_lib.jobs import run_jobs
 from infra_lib.models import load_model, load_tokenizer
+from infra_lib.pretrain import verify_base
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class Run:
 
 def is_done(run: Run) -> bool:
     """Return whether the run's model and answers are there and whole."""
-    return run.answers.is_file() and read_finished(run.folder, run.key) is not None
+    return is_intact(run.answers) and read_finished(run.folder, run.key) is not None
 
 
 def train_and_evaluate(run: Run) -> pd.DataFrame:
@@ -120,6 +123,12 @@ def train_and_evaluate(run: Run) -> pd.DataFrame:
         )
         with replacing(run.answers) as temporary:
             graded.to_parquet(temporary, index=False)
+        write_checksum(run.answers)
+    return read_answers(run)
+
+
+def read_answers(run: Run) -> pd.DataFrame:
+    """Return the graded answers of a finished run, with its names in front."""
     frame = pd.read_parquet(run.answers)
     names = {"arm": run.arm, "base_seed": run.base_seed, "seed": run.seed, **run.labels}
     for position, (name, value) in enumerate(names.items()):
@@ -138,9 +147,27 @@ def _engine(run: Run) -> Engine:
 
 
 def run_all(runs: Sequence[Run], *, processes: int = 2, progress: bool = True) -> pd.DataFrame:
-    """Do many runs in parallel processes and return all graded answers, in the order of the runs."""
-    frames = run_jobs(train_and_evaluate, runs, processes=processes, label="training runs", progress=progress)
-    return pd.concat(frames, ignore_index=True)
+    """Do many runs in parallel processes and return all graded answers, in the order of the runs.
+
+    A run whose model or answers are torn or changed is done again, with a line that says so.
+
+    Raises
+    ------
+    ModelError
+        For a base model of this project that is not the recorded one, before anything is trained.
+    """
+    for base in sorted({run.base for run in runs}):
+        if (base / "provenance.json").is_file():
+            verify_base(base)
+    missing = [run for run in runs if not is_done(run)]
+    for run in missing:
+        if run.answers.is_file() and not is_intact(run.answers):
+            tqdm.write(f"{run.answers.name} is torn or changed; the exam is taken again")
+        if run.folder.is_dir() and read_finished(run.folder, run.key) is None:
+            tqdm.write(f"the model in {run.folder.name} is torn or changed; it is trained again")
+    if missing:
+        run_jobs(train_and_evaluate, missing, processes=processes, label="training runs", progress=progress)
+    return pd.concat([read_answers(run) for run in runs], ignore_index=True)
 
 
 def identity_of(folder: Path) -> str:

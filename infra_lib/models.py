@@ -28,6 +28,7 @@ from transformers.utils import logging as hf_logging
 
 from infra_lib.errors import DataError, ModelError, shown
 from infra_lib.examples import Example, is_text
+from infra_lib.files import replace_folder
 
 LINEAR_TYPES = (nn.Linear, Conv1D)
 _MLP_PARENT = re.compile(r"(^|\.)(mlp|feed_forward|ffn|fc1|fc2)(\.|$)")
@@ -188,8 +189,7 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    replace_folder(temporary, folder)
 
 
 def _first_line(error: Exception) -> str:

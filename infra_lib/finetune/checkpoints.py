@@ -1,26 +1,25 @@
 """Checkpoints that are whole or not there.
 
 The Trainer writes a checkpoint file by file and finds the newest folder when it resumes,
-half-written or not. Here a checkpoint counts once ``whole.json`` lists its files and their
-sizes, which is written after every process has written its part; only then does the one
-before it go. So a kill at any moment leaves one that can be continued from.
+half-written or not. Here a checkpoint counts once ``SHA256SUMS`` lists its files, which is
+written after every process has written its part; only then does the one before it go. So a
+kill at any moment leaves one that can be continued from, and a changed byte is found.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from tqdm import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from infra_lib.files import write_json
-
-MARKER = "whole.json"
+from infra_lib.checksums import damage, read_manifest, write_manifest
+from infra_lib.errors import DataError
 
 
 def barrier() -> None:
@@ -42,7 +41,7 @@ class WholeCheckpoints(TrainerCallback):
         barrier()
         if is_main():
             folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-            write_json(folder / MARKER, _sizes(folder))
+            write_manifest(folder)
             for other in _checkpoints(folder.parent):
                 if other != folder:
                     shutil.rmtree(other, ignore_errors=True)
@@ -56,26 +55,18 @@ def last_whole_checkpoint(work: Path) -> Path | None:
     if is_main():
         for folder in _checkpoints(work):
             if folder not in whole:
+                tqdm.write(f"{folder.name} is torn or changed; training starts before it")
                 shutil.rmtree(folder, ignore_errors=True)
     barrier()
     return whole[-1] if whole else None
 
 
 def is_whole(folder: Path) -> bool:
-    """Return whether a checkpoint has all the files, in their sizes, that it was left with."""
+    """Return whether a checkpoint has all the files that it was left with, unchanged."""
     try:
-        recorded = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return not damage(folder, read_manifest(folder))
+    except DataError:
         return False
-    return recorded == _sizes(folder)
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    return {
-        str(path.relative_to(folder)): path.stat().st_size
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MARKER and not path.name.endswith(".tmp")
-    }
 
 
 def _checkpoints(work: Path) -> list[Path]:

@@ -6,17 +6,16 @@ folder without one is never mistaken for a finished run.
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from infra_lib.checksums import damage, folder_digests
 from infra_lib.closure import code_digest
-from infra_lib.errors import ModelError
+from infra_lib.errors import DataError
 from infra_lib.examples import Example
-from infra_lib.files import digest_of, file_digest, write_json
+from infra_lib.files import digest_of, file_digest, read_sealed, replace_folder, write_sealed
 from infra_lib.finetune.config import FinetuneConfig
 from infra_lib.models import model_config, weight_files
 
@@ -54,19 +53,16 @@ def weights_digest(folder: Path) -> str:
 
 
 def read_finished(folder: Path, key: str) -> dict[str, Any] | None:
-    """Return the record of a finished run in ``folder``, or None where there is none with this key."""
+    """Return the record of a finished run in ``folder``, or None without a whole one of this key."""
     try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        if record["key"] != key or weights_digest(folder) != record["weights_sha256"]:
-            return None
-    except (OSError, ValueError, KeyError, ModelError):
+        record = read_sealed(folder / "run.json")
+    except (OSError, DataError):
         return None
-    return record
+    return record if record["key"] == key and not damage(folder, record["files"]) else None
 
 
 def put_in_place(final: Path, folder: Path, record: dict[str, Any]) -> None:
     """Complete the record of the model saved in ``final`` and move it to ``folder`` in one step."""
-    write_json(final / "run.json", record | {"weights_sha256": weights_digest(final)})
-    if folder.exists():
-        shutil.rmtree(folder)
-    final.rename(folder)
+    sums = {"weights_sha256": weights_digest(final), "files": folder_digests(final)}
+    write_sealed(final / "run.json", record | sums)
+    replace_folder(final, folder)

@@ -139,7 +139,9 @@ class Architecture:
         """Trace a forward-mode pass for several targets."""
 
         def step(model: Any) -> Any:
-            weights = {f"{name}.weight": module.weight.detach() for name, module in linears(model, None).items()}
+            weights = {
+                f"{name}.weight": module.weight.detach() for name, module in linears(model, None).items()
+            }
             tangents = {name: weight.new_empty(targets, *weight.shape) for name, weight in weights.items()}
 
             def along(values: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -165,6 +167,7 @@ class Architecture:
         square, linear, _ = np.polyfit(points, [trace.flops for trace in traces], 2)
         tokens = rows * width
         return Trace(int(constant + tokens * slope), int(tokens * (linear + width * square)))
+
 
 def _log_probs(model: Any, values: dict[str, torch.Tensor], rows: int, width: int, head: int) -> torch.Tensor:
     batch = meta_batch(rows, width)
@@ -224,7 +227,9 @@ class Plan:
         devices = self.machine.devices
         rows = max(1, settings.batch_size // (settings.accumulation(devices) * devices))
         width = self.work.lengths.longest
-        adapters = lora_parameters(self.architecture.shapes, settings.lora_rank) if settings.lora_rank else None
+        adapters = (
+            lora_parameters(self.architecture.shapes, settings.lora_rank) if settings.lora_rank else None
+        )
         state = state_bytes(size.parameters, settings, trained=adapters, processes=devices)["total"]
         if settings.fsdp:
             # One decoder layer is gathered at a time.
@@ -291,7 +296,9 @@ class Plan:
         per_token = sum(4 * (out * out + into * into) + 2 * out * into for out, into in shapes)
         passes = found.flops / (rows * width) * tokens * 2 * len(parts)
         eigen = EIGEN_OPERATIONS * sum(out**3 + into**3 for out, into in shapes) * work.models
-        seconds = self.machine.seconds(passes, dtype) + self.machine.seconds(per_token * tokens, torch.float32)
+        seconds = self.machine.seconds(passes, dtype) + self.machine.seconds(
+            per_token * tokens, torch.float32
+        )
         speed = self.machine.single_flops * self.machine.devices * EIGEN_UTILISATION
         plural = "s" if len(parts) > 1 else ""
         return Step(

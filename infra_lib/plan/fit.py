@@ -44,7 +44,9 @@ def _next_change(plan: Plan, step: Step) -> tuple[str, Plan] | None:
     if step.what in ("fit factors", "score"):
         if now.batch_tokens > longest:
             less = max(longest, now.batch_tokens // 2)
-            return changed(f"attribution with {less} tokens a batch, not {now.batch_tokens}", batch_tokens=less)
+            return changed(
+                f"attribution with {less} tokens a batch, not {now.batch_tokens}", batch_tokens=less
+            )
         if step.what == "score" and now.targets_at_once > 1:
             return changed("scores of one target at a time", targets_at_once=1)
     if step.what == "fine-tune":

@@ -174,7 +174,11 @@ def comparison(machines: list[Machine], names: list[str] | None = None, *, lengt
     for name in names or known_names():
         architecture = Architecture(known_config(name))
         for machine in machines:
-            row: dict[str, Any] = {"model": name, "machine": machine.name, "parameters": architecture.size.parameters}
+            row: dict[str, Any] = {
+                "model": name,
+                "machine": machine.name,
+                "parameters": architecture.size.parameters,
+            }
             row["factor_bytes"] = architecture.size.factor_bytes
             try:
                 plan, changes = fitted(Plan(architecture, work, machine, choices))

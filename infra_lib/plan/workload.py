@@ -95,7 +95,9 @@ def expected_lengths(study: Study, root: Path) -> Lengths:
         # Traces are skewed: what a cut lets through is as long as the cut.
         longest = min(cut, 4 * (prompt + response))
         return Lengths(prompt, min(response, cut - prompt), longest)
-    if any(not (s == "small_world" or s == "gsm_symbolic" or s.endswith(".jsonl")) for s in study.train_sources):
+    if any(
+        not (s == "small_world" or s == "gsm_symbolic" or s.endswith(".jsonl")) for s in study.train_sources
+    ):
         raise ParameterError(
             "expected_response_tokens",
             study.expected_response_tokens,
@@ -123,7 +125,7 @@ def _measured(study: Study, root: Path, cut: int) -> Lengths:
     return Lengths(sum(prompts) // len(prompts), sum(responses) // len(responses), max(whole))
 
 
-def _counter(study: Study, root: Path):  # noqa: ANN202
+def _counter(study: Study, root: Path):
     folder = root / (study.base_model or f"{study.base_folder}/seed{study.base_seeds[0]}")
     if folder.is_dir():
         from infra_lib.models import load_tokenizer

@@ -153,6 +153,7 @@ def test_every_dense_decoder_family_is_attributed(family, tokenizer, files, tmp_
     assert len(record["layers"]) >= 4
 
 
+@pytest.mark.reliability(kind="bad input", title="a mixture of experts to attribute")
 @pytest.mark.parametrize("family", EXPERTS)
 def test_mixtures_of_experts_are_refused_with_the_reason(family, tokenizer, files, tmp_path) -> None:
     save_model(build(family, EXPERTS[family], len(tokenizer)), tokenizer, tmp_path / "model")
@@ -170,6 +171,7 @@ BAD_LINES = [
 ]
 
 
+@pytest.mark.reliability(kind="bad input", title="a bad line among examples to attribute")
 @pytest.mark.parametrize(("change", "problem"), BAD_LINES)
 def test_a_bad_line_is_named_and_skip_bad_goes_on(model_folder, files, tmp_path, change, problem) -> None:
     good = (files / "train.jsonl").read_bytes()
@@ -189,6 +191,7 @@ def test_a_bad_line_is_named_and_skip_bad_goes_on(model_folder, files, tmp_path,
     assert len(pd.read_parquet(out / "examples.parquet")) == 2 * lines
 
 
+@pytest.mark.reliability(kind="bad input", title="an option of infra attribute that cannot be")
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -210,6 +213,7 @@ def test_bad_options_are_named_before_anything_is_loaded(files, tmp_path, change
         run(tmp_path / "no model", files, tmp_path / "out", **change)
 
 
+@pytest.mark.reliability(kind="bad input", title="a model that cannot be attributed")
 def test_unusable_models_are_named(model_folder, files, tmp_path, tokenizer) -> None:
     with pytest.raises(ModelError, match="neither a model folder"):
         run(tmp_path / "none", files, tmp_path / "out")
@@ -229,6 +233,7 @@ def test_unusable_models_are_named(model_folder, files, tmp_path, tokenizer) -> 
         run(tmp_path / "zero", files, tmp_path / "out")
 
 
+@pytest.mark.reliability(kind="bad input", title="an output folder that is a file")
 def test_an_out_folder_that_is_a_file_is_named(model_folder, files, tmp_path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(ParameterError, match="--out"):
@@ -252,6 +257,7 @@ def test_the_command_line_writes_scores_and_reports_errors(model_folder, files, 
     assert isinstance(bad.exception, InfraError)
 
 
+@pytest.mark.reliability(kind="bad input", title="examples with odd texts")
 def test_odd_texts_are_scored(model_folder, files, tmp_path, splits) -> None:
     odd = ["ünïcödé 🙂 שלום", "\u202eabc", "a\x00b", "x" * 50, "line\r\nline\n\n\nline", "   leading"]
     examples = [*splits.train[::8], *(Example(f"odd{i}", "math", "p", text) for i, text in enumerate(odd))]
