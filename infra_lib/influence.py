@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from infra_lib.curvature import Factors, captured, model_fingerprint, out_by_in
 from infra_lib.errors import ModelError, NumericalError, ParameterError
-from infra_lib.models import Batch, Encoded, batches, response_log_probs, token_log_probs
+from infra_lib.models import Batch, Encoded, batches, response_logits, token_log_probs
 
 Direction = Mapping[str, Tensor]
 """One tensor [out, in] per layer name."""
@@ -176,30 +176,52 @@ def token_scores(
     for batch in tqdm(groups, desc="scoring tokens", unit="batch", disable=not progress):
         batch = batch.to(model.device)
 
-        def log_probs(values: dict[str, Tensor], batch: Batch = batch) -> Tensor:
+        def logits(values: dict[str, Tensor], batch: Batch = batch) -> Tensor:
             return torch.func.functional_call(scorer, values, (batch,))
 
         def derivative(
-            tangent: dict[str, Tensor], log_probs: Callable[[dict[str, Tensor]], Tensor] = log_probs
-        ) -> Tensor:
-            return torch.func.jvp(log_probs, (weights,), (tangent,))[1]
+            tangent: dict[str, Tensor], logits: Callable[[dict[str, Tensor]], Tensor] = logits
+        ) -> tuple[Tensor, Tensor]:
+            return torch.func.jvp(logits, (weights,), (tangent,))
 
         with torch.no_grad():
-            derived = torch.func.vmap(derivative)(tangents).float().cpu().numpy()
+            primal, tangent = torch.func.vmap(derivative, out_dims=(None, 0))(tangents)
+            derived = _log_prob_derivative(primal, tangent, batch).cpu().numpy()
         _scatter(scores, derived, batch)
     _check(scores)
     return scores
 
 
 class _Scorer(torch.nn.Module):
-    """The response's log-probabilities [loss terms] as a module's output, which functional_call asks for."""
+    """The response's logits [loss terms, vocabulary] as a module's output, which functional_call asks for."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, batch: Batch) -> Tensor:
-        return response_log_probs(self.model, batch)
+        return response_logits(self.model, batch)
+
+
+def _log_prob_derivative(logits: Tensor, tangents: Tensor, batch: Batch) -> Tensor:
+    """Return d log p_y = dz_y − Σ_v p_v dz_v [targets, loss terms] from logits z and their derivatives.
+
+    Parameters
+    ----------
+    logits
+        [loss terms, vocabulary]; the probabilities are computed once for all targets.
+    tangents
+        [targets, loss terms, vocabulary].
+    """
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    probs = torch.softmax(logits.to(wide), dim=-1)
+    labels = batch.input_ids[batch.loss_mask]
+    return torch.stack(
+        [
+            part.gather(-1, labels.unsqueeze(-1)).squeeze(-1).to(wide) - (probs * part).sum(-1)
+            for part in tangents
+        ]
+    ).float()
 
 
 def position_scores(

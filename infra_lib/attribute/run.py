@@ -99,6 +99,7 @@ def _score(
             model,
             inputs.encoded,
             seed=options.seed,
+            diagonal=options.method == "diagonal",
             folder=_factor_folder(options),
             progress=progress,
             **size,
