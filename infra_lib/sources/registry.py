@@ -139,7 +139,7 @@ def load(
             break
         report.rows += 1
         try:
-            found = _parse(entry, item, context, reading.offsets, seen)
+            found = _parse(entry, item, replace(context, index=report.rows - 1), seen)
         except DataError as error:
             if not skip_bad:
                 raise
@@ -203,7 +203,6 @@ def _check(
 class _Reading:
     rows: Iterator[Row | DataError]
     report: Report
-    offsets: dict[str, int] = field(default_factory=dict)
     total: int | None = None
     promised: int | None = None
 
@@ -260,15 +259,8 @@ def _from_files(
             check_columns(str(path), columns, entry.columns)
     report = Report(entry.name, origin, context.split)
     report.revision = "files:" + digest_of([file_digest(path) for path in files])[:16]
-    reading = _Reading(iter(()), report, promised=promised)
-
-    def rows(path: Path) -> Iterator[Row | DataError]:
-        # Rows count through all files of a split, as they do on the hub.
-        reading.offsets[str(path)] = report.rows
-        return local.read_rows(path, wanted)
-
-    reading.rows = chain.from_iterable(map(rows, files))
-    return reading
+    rows = chain.from_iterable(local.read_rows(path, wanted) for path in files)
+    return _Reading(rows, report, promised=promised)
 
 
 def _from_hub(
@@ -287,15 +279,13 @@ def _from_hub(
 # --- Rows ------------------------------------------------------------------------------------
 
 
-def _parse(
-    entry: DataSet, item: Row | DataError, context: Context, offsets: Mapping[str, int], seen: set[str]
-) -> Example | Dropped:
+def _parse(entry: DataSet, item: Row | DataError, context: Context, seen: set[str]) -> Example | Dropped:
     if isinstance(item, DataError):
         raise item
-    if item.number == 1:
+    if context.index == 0:
         check_columns(item.where, item.values, entry.columns)
     try:
-        found = entry.parse(item, replace(context, offset=offsets.get(item.where, 0)))
+        found = entry.parse(item, context)
         if isinstance(found, Example):
             _check_text(found)
             if found.id in seen:
