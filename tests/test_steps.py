@@ -146,10 +146,22 @@ def test_turns_are_read_from_first_words(sentence: str, turn: str | None) -> Non
 
 
 PIECES = st.sampled_from(
-    "$ $$ \\[ \\] \\( \\) ``` <think> </think> Wait x 3.5 ! <|begin_of_thought|> <|end_of_solution|>".split(
-        " "
-    )
-    + ["\\begin{align}", "\\end{align}", "```\n", "\n", "\n\n", ". ", "1. ", "e.g. ", " "]
+    [
+        *("$", "$$", "\\[", "\\]", "\\(", "\\)", "\\begin{align}", "\\end{align}", "```", "```\n", "<think>"),
+        *(
+            "</think>",
+            "<|begin_of_thought|>",
+            "<|end_of_solution|>",
+            "Wait",
+            "x",
+            "3.5",
+            "!",
+            " ",
+            "\n",
+            "\n\n",
+        ),
+        *(". ", "1. ", "e.g. "),
+    ]
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from infra_lib.answers import last_boxed, last_hashes, last_stated
 from infra_lib.errors import ParameterError
 from infra_lib.evaluate import contest, sandbox
 from infra_lib.evaluate.accuracy import grade_all
+from infra_lib.evaluate.equivalence import same_value
 from infra_lib.evaluate.normal_form import normal_form
 from infra_lib.evaluate.official import RULES, grade, grade_each, humaneval_program, mbpp_program
 from infra_lib.examples import Example
@@ -92,6 +94,21 @@ def test_gsm8k(response: str, answer: str, correct: bool) -> None:
 )
 def test_math(response: str, answer: str, correct: bool) -> None:
     assert grade(response, example("math", answer)).correct is correct
+
+
+@pytest.mark.parametrize(
+    "text", ["9^{9^{9^{9}}}", "(2^{1000000})!", "\\frac{1}{0}", "\\", "$" * 50, "\x00", "☃"]
+)
+def test_an_answer_that_computes_for_ever_is_wrong_and_holds_nothing_up(text: str) -> None:
+    assert same_value("\\frac{1}{2}", text, seconds=1.0) is False
+    assert same_value("\\frac{1}{2}", "0.5") is True
+
+
+def test_threads_share_the_process_of_math_verify() -> None:
+    pairs = [(f"\\frac{{{n}}}{{2}}", f"{n / 2 if n % 3 else n}") for n in range(1, 25)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda pair: same_value(*pair), pairs))
+    assert found == [n % 3 != 0 for n in range(1, 25)]
 
 
 def test_the_normal_form_keeps_what_tells_answers_apart() -> None:
