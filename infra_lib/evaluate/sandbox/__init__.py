@@ -27,7 +27,7 @@ from dataclasses import replace
 from typing import Any
 
 from infra_lib.evaluate.sandbox.compare import plain_json, same, same_output
-from infra_lib.evaluate.sandbox.isolation import CHOICES, SandboxError, isolation, resolve
+from infra_lib.evaluate.sandbox.isolate import CHOICES, SandboxError, isolation, resolve
 from infra_lib.evaluate.sandbox.outcome import Limits, Outcome
 from infra_lib.evaluate.sandbox.process import execute, judge_tests, serve_calls
 

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from infra_lib.evaluate.sandbox.driver import OUT_OF_MEMORY
-from infra_lib.evaluate.sandbox.isolation import Isolation
+from infra_lib.evaluate.sandbox.isolate import Isolation
 from infra_lib.evaluate.sandbox.outcome import Limits, Outcome
 from infra_lib.evaluate.sandbox.watch import Tree
 

@@ -135,5 +135,5 @@ def _report(descriptor: int) -> None:
 
     try:
         os.write(descriptor, b"%d\n" % resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    except OSError:
-        pass
+    except OSError:  # the program has closed it; contextlib would cost an import
+        return

@@ -38,6 +38,7 @@ class Remote:
         self._request = request
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Return what the program's function returns, or raise what it raised."""
         request = self._request
         try:
             call = marshal.dumps((self.__name__, list(arguments), keywords))

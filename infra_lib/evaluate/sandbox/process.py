@@ -9,11 +9,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from io import FileIO
 from typing import Any
 
 from infra_lib.evaluate.sandbox import driver, judge, wire
 from infra_lib.evaluate.sandbox.box import Box, supervise
-from infra_lib.evaluate.sandbox.isolation import Isolation, SandboxError
+from infra_lib.evaluate.sandbox.isolate import Isolation, SandboxError
 from infra_lib.evaluate.sandbox.outcome import Limits, Outcome
 
 ATTEMPTS = 3
@@ -123,8 +124,13 @@ def judge_tests(
             calls, answers = _Pipe(closing), _Pipe(closing)
             box = _serving_box(isolation, limits, program, calls, answers, closing)
             passed = calls.into.fileno(), answers.out.fileno()
-            judging = {"tests": tests, "setup": setup, "entry_point": entry_point}
-            judging |= dict(zip(("calls", "answers"), passed, strict=True))
+            judging = {
+                "tests": tests,
+                "setup": setup,
+                "entry_point": entry_point,
+                "calls": passed[0],
+                "answers": passed[1],
+            }
             bench = Box(isolation, limits, (wire, driver, judge), judging, pass_on=passed)
             closing.enter_context(_ending(bench))
             calls.close()
@@ -197,8 +203,8 @@ class _Pipe:
 
     def __init__(self, closing: contextlib.ExitStack) -> None:
         reading, writing = os.pipe()
-        self.out = closing.enter_context(open(reading, "rb", buffering=0))
-        self.into = closing.enter_context(open(writing, "wb", buffering=0))
+        self.out, self.into = FileIO(reading, "r"), FileIO(writing, "w")
+        closing.callback(self.close)
 
     def close(self) -> None:
         """Close both ends here; what was passed on stays open there."""

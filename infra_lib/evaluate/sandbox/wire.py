@@ -89,7 +89,7 @@ _SCALARS: tuple[tuple[type, bytes, Any], ...] = (
     (complex, b"c", lambda value: encode(value.real) + encode(value.imag)),
     (bytes, b"b", lambda value: bytes(value)),
 )
-_CONTAINERS: tuple[tuple[type, bytes], ...] = (
+_CONTAINERS: tuple[tuple[Any, bytes], ...] = (
     (list, b"l"),
     (tuple, b"t"),
     (set, b"e"),
@@ -142,7 +142,8 @@ def _container(tag: bytes, items: list[Any]) -> Any:
         return dict(zip(items[::2], items[1::2], strict=True))
     if tag in b"rc":
         return (range if tag == b"r" else complex)(*items)
-    return {b"l": list, b"t": tuple, b"e": set, b"z": frozenset, b"~": iter}[tag](items)
+    make: Any = {b"l": list, b"t": tuple, b"e": set, b"z": frozenset, b"~": iter}[tag]
+    return make(items)
 
 
 def _scalar(tag: bytes, payload: bytes) -> Any:
