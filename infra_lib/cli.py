@@ -1,4 +1,4 @@
-"""The command line: ``infra run``, ``infra status``, ``infra clean``, ``infra book``, ``infra attribute``.
+"""The command line: ``infra run``, ``status``, ``clean``, ``book``, ``attribute``, ``finetune``.
 
 Errors that a user can cause are one sentence on standard error and exit status 2.
 """
@@ -97,6 +97,75 @@ def attribute_command(
         )
     )
     typer.echo(f"scores are in {folder}")
+
+
+@app.command("finetune")
+def finetune_command(
+    model: Annotated[str, typer.Option(help="Local Hugging Face folder, or hub name.")],
+    train: Annotated[
+        Path, typer.Option(help="JSON Lines: id, domain, prompt, response, and a weight if you like.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the finished model.")],
+    weights: Annotated[
+        str | None, typer.Option(help="Key of the lines, or a file with id and weight; default: weight.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the examples.")] = 3,
+    batch_size: Annotated[int, typer.Option(help="Examples per step, over all processes.")] = 16,
+    gradient_accumulation: Annotated[
+        int | None, typer.Option(help="Micro-batches per step and process.")
+    ] = None,
+    learning_rate: Annotated[float, typer.Option(help="Of AdamW, after the warm-up.")] = 1e-5,
+    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.01,
+    warmup_fraction: Annotated[float, typer.Option(help="Part of all steps, 0 to 1.")] = 0.05,
+    schedule: Annotated[str, typer.Option(help="linear, cosine or constant.")] = "linear",
+    max_tokens: Annotated[int | None, typer.Option(help="Cut longer sequences here.")] = None,
+    chat_template: Annotated[
+        bool | None, typer.Option(help="Wrap prompts as user turns; default: where there is a template.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    attention: Annotated[
+        str, typer.Option(help="sdpa, eager, flash_attention_2 or flex_attention.")
+    ] = "sdpa",
+    packing: Annotated[bool, typer.Option(help="Rows without padding; examples stay apart.")] = False,
+    gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, a third more time.")] = False,
+    fsdp: Annotated[bool, typer.Option(help="Shard over the processes of torchrun.")] = False,
+    checkpoint_steps: Annotated[int | None, typer.Option(help="Default: one checkpoint an epoch.")] = None,
+    lora_rank: Annotated[int, typer.Option(help="Of low-rank adapters; 0 trains every weight.")] = 0,
+    lora_alpha: Annotated[float | None, typer.Option(help="Default: twice the rank.")] = None,
+    lora_targets: Annotated[str, typer.Option(help="all-linear, or names such as q_proj,v_proj.")] = (
+        "all-linear"
+    ),
+    seed: Annotated[int, typer.Option(help="Of the order of the data, and of dropout.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another run in --out.")] = False,
+) -> None:
+    """Fine-tune a model of your own on weighted examples of your own; start it by torchrun on many GPUs."""
+    from infra_lib.finetune import FinetuneConfig
+    from infra_lib.finetune.command import FinetuneOptions, finetune_files
+
+    config = FinetuneConfig(
+        epochs=epochs,
+        batch_size=batch_size,
+        gradient_accumulation=gradient_accumulation,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        warmup_fraction=warmup_fraction,
+        schedule=schedule,
+        max_tokens=max_tokens,
+        chat_template=chat_template,
+        precision=precision,
+        attention=attention,
+        packing=packing,
+        gradient_checkpointing=gradient_checkpointing,
+        fsdp=fsdp,
+        checkpoint_steps=checkpoint_steps,
+        lora_rank=lora_rank,
+        lora_alpha=lora_alpha,
+        lora_targets=tuple(name.strip() for name in lora_targets.split(",") if name.strip()),
+    )
+    folder = finetune_files(FinetuneOptions(model, train, out, config, weights, seed, device, overwrite))
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(f"the model is in {folder}")
 
 
 @app.command("status")

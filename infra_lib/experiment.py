@@ -17,7 +17,8 @@ from infra_lib.closure import code_digest
 from infra_lib.evaluate import accuracy
 from infra_lib.examples import Example
 from infra_lib.files import digest_of, file_digest, replacing
-from infra_lib.finetune import FinetuneConfig, check_weights, finetune, read_finished, run_key
+from infra_lib.finetune import FinetuneConfig, check_weights, read_finished, run_key
+from infra_lib.finetune.launch import finetune_on
 from infra_lib.jobs import run_jobs
 from infra_lib.models import load_model, load_tokenizer
 
@@ -40,6 +41,8 @@ class Run:
         Longest answer, in tokens.
     root
         Folder that holds all runs.
+    devices
+        Processes that share the training, each with a device; more than one go through ``torchrun``.
     """
 
     arm: str
@@ -53,6 +56,7 @@ class Run:
     max_new_tokens: int = 320
     weights: Sequence[float] | None = None
     device: str = "cpu"
+    devices: int = 1
     labels: dict[str, str | int] = field(default_factory=dict)
 
     @property
@@ -88,7 +92,8 @@ def train_and_evaluate(run: Run) -> pd.DataFrame:
         category, response, correct, reason.
     """
     if not is_done(run):
-        finetune(
+        finetune_on(
+            run.devices,
             run.base,
             run.train,
             run.config,

@@ -210,13 +210,7 @@ def encode(
     DataError
         Where no loss term is left: an empty response, or a prompt that fills the context.
     """
-    if chat_template is None:
-        chat_template = bool(getattr(tokenizer, "chat_template", None))
-    if chat_template:
-        text = chat_text(tokenizer, example)
-        prompt = list(tokenizer(text, add_special_tokens=False).input_ids)
-    else:
-        prompt = list(tokenizer(plain_text(example)).input_ids)
+    prompt = prompt_tokens(tokenizer, example, chat_template=chat_template)
     response, offsets = _response_tokens(tokenizer, example.response)
     if end_token:
         response.append(tokenizer.eos_token_id)
@@ -236,13 +230,31 @@ def encode(
     return Encoded(example.id, ids, mask, tuple(kept_offsets), truncated=len(response) - len(kept))
 
 
-def plain_text(example: Example) -> str:
-    """Return what stands before the response without a chat template: system text, blank line, prompt."""
-    return f"{example.system}\n\n{example.prompt}" if example.system else example.prompt
+def prompt_tokens(tokenizer: Any, example: Example, *, chat_template: bool | None = None) -> list[int]:
+    """Return the token ids of an example's prompt, the same for training on it and for answering it.
+
+    Parameters
+    ----------
+    chat_template
+        Wrap the prompt as a user turn, after the example's system turn if it has one, up to where the
+        answer begins; None does so where the tokenizer has a template. Without a template the system
+        text and an empty line stand before the prompt.
+
+    Raises
+    ------
+    ModelError
+        Where a template is asked for and the tokenizer has none, or the template refuses the turns.
+    """
+    if chat_template is None:
+        chat_template = bool(getattr(tokenizer, "chat_template", None))
+    if chat_template:
+        return list(tokenizer(chat_text(tokenizer, example), add_special_tokens=False).input_ids)
+    text = f"{example.system}\n\n{example.prompt}" if example.system else example.prompt
+    return list(tokenizer(text).input_ids)
 
 
 def chat_text(tokenizer: Any, example: Example) -> str:
-    """Return the prompt as a user turn of the tokenizer's chat template, after the system turn if any.
+    """Return system and user turn in the tokenizer's chat template, up to where the answer begins.
 
     Raises
     ------
@@ -252,8 +264,8 @@ def chat_text(tokenizer: Any, example: Example) -> str:
     """
     if not getattr(tokenizer, "chat_template", None):
         raise ModelError(
-            f"tokenizer {getattr(tokenizer, 'name_or_path', '')} has no chat template: take the "
-            "instruction-tuned model, set tokenizer.chat_template, or encode with chat_template=False"
+            "the tokenizer has no chat template; use one of an instruction-tuned model, put a "
+            "chat_template.jinja into its folder, or do without (chat_template: false)"
         )
     turns = [{"role": "user", "content": example.prompt}]
     if example.system:
@@ -262,8 +274,8 @@ def chat_text(tokenizer: Any, example: Example) -> str:
         return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
     except Exception as error:  # templates are programs of the model's authors and raise what they like
         raise ModelError(
-            f"the chat template refuses example {example.id} ({_first_line(error)}); "
-            "drop its system text or encode with chat_template=False"
+            f"the chat template refuses example {example.id} ({_first_line(error)}); drop its system text "
+            "or do without (chat_template: false)"
         ) from error
 
 

@@ -22,7 +22,7 @@ Level = Annotated[int, Field(ge=1, le=5)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 
-WITHOUT_EFFECT = frozenset({"study", "processes"})
+WITHOUT_EFFECT = frozenset({"study", "processes", "devices_per_run"})
 """Parameters that change where and how fast results come, and not what they are."""
 
 
@@ -62,6 +62,33 @@ class Study(BaseModel):
     learning_rate: float = Field(1e-3, gt=0, le=1, description="a number above 0, at most 1")
     warmup_fraction: Fraction = Field(0.05, description="a number from 0 to 1")
     weight_decay: float = Field(0.01, ge=0, le=1, description="a number from 0 to 1")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="linear, cosine or constant"
+    )
+    max_tokens: int | None = Field(
+        None, ge=1, description="a whole number, 1 or more, or null to cut nothing"
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="float32, bfloat16 or float16 (the last on cuda alone)"
+    )
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = Field(
+        "sdpa", description="sdpa, eager, flash_attention_2 or flex_attention"
+    )
+    gradient_accumulation: int | None = Field(
+        None, ge=1, description="a whole number, 1 or more, or null to choose it by the batch size"
+    )
+    gradient_checkpointing: bool = Field(False, description="true or false")
+    packing: bool = Field(False, description="true or false")
+    fsdp: bool = Field(False, description="true or false (true needs cuda and devices_per_run)")
+    checkpoint_steps: int | None = Field(
+        None, ge=1, description="a whole number, 1 or more, or null for one checkpoint an epoch"
+    )
+    lora_rank: int = Field(0, ge=0, description="a whole number, 0 (train every weight) or more")
+    lora_alpha: float | None = Field(None, gt=0, description="a number above 0, or null for twice lora_rank")
+    lora_targets: list[str] = Field(
+        ["all-linear"], min_length=1, description="a list of names of linear layers, or [all-linear]"
+    )
+    devices_per_run: int = Field(1, ge=1, description="a whole number, 1 or more")
     fine_tune_seeds: Seeds = Field(
         [0, 1, 2], description="a non-empty list of distinct whole numbers, 0 or more"
     )
@@ -124,6 +151,18 @@ class Study(BaseModel):
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             warmup_fraction=self.warmup_fraction,
+            schedule=self.schedule,
+            max_tokens=self.max_tokens,
+            precision=self.precision,
+            attention=self.attention,
+            gradient_accumulation=self.gradient_accumulation,
+            gradient_checkpointing=self.gradient_checkpointing,
+            packing=self.packing,
+            fsdp=self.fsdp,
+            checkpoint_steps=self.checkpoint_steps,
+            lora_rank=self.lora_rank,
+            lora_alpha=self.lora_alpha,
+            lora_targets=tuple(self.lora_targets),
         )
 
 

@@ -364,3 +364,28 @@ def versions_table(versions: Mapping[str, str]) -> str:
         left=2,
         label="Versions",
     )
+
+
+def pass_at_k(table: pd.DataFrame, *, by: Sequence[str] = (), label: str = "pass@k") -> str:
+    """Return the table of :func:`infra_lib.pass_at_k.pass_at_k_table`: a row per group, a column per k.
+
+    Parameters
+    ----------
+    by
+        The grouping columns, in the order that they have in the table.
+    """
+    ks = sorted(table["k"].unique())
+    groups = table.groupby(list(by), sort=False) if by else [((), table)]
+    rows = []
+    for group, part in groups:
+        cells = part.set_index("k")
+        shown = [
+            interval(cells.at[k, "mean"], cells.at[k, "low"], cells.at[k, "high"])
+            if k in cells.index
+            else NOT_AVAILABLE
+            for k in ks
+        ]
+        counts = [f"{int(part['n'].iloc[0])}", f"{int(part['answers'].min())}"]
+        rows.append([*(escape(name_of(str(value))) for value in group), *counts, *shown])
+    headers = [*(str(name).capitalize() for name in by), "problems", "answers each"]
+    return html_table([*headers, *(f"pass@{k}" for k in ks)], rows, left=len(by), label=label)

@@ -21,6 +21,19 @@ batch_size: int = 16  # examples per optimiser step
 learning_rate: float = 1e-3  # AdamW learning rate after warm-up
 warmup_fraction: float = 0.05  # part of all steps spent warming up, 0 to 1
 weight_decay: float = 0.01  # AdamW weight decay
+schedule: str = "linear"  # learning rate after the warm-up: linear, cosine or constant
+max_tokens = None  # longest sequence; longer responses are cut, and the loss is recorded
+precision: str = "float32"  # arithmetic of training: float32, bfloat16 or float16
+attention: str = "sdpa"  # attention implementation of training
+gradient_accumulation = None  # micro-batches per step and device; None chooses
+gradient_checkpointing: bool = False  # compute activations twice in place of keeping them
+packing: bool = False  # rows without padding, examples kept apart
+fsdp: bool = False  # shard the training over its devices
+checkpoint_steps = None  # steps between checkpoints; None is one an epoch
+lora_rank: int = 0  # rank of low-rank adapters; 0 trains every weight
+lora_alpha = None  # scale of the adapters; None is twice the rank
+lora_targets: list = ["all-linear"]  # linear layers that get adapters
+devices_per_run: int = 1  # devices that share one training run
 fine_tune_seeds: list = [0, 1, 2]  # seeds of data order, one run each per base
 max_new_tokens: int = 320  # longest generated answer, in tokens
 processes: int = 2  # training runs side by side, one thread each
@@ -62,6 +75,7 @@ runs = [
         root=stage.runs,
         max_new_tokens=params.max_new_tokens,
         device=params.device,
+        devices=params.devices_per_run,
     )
     for base_seed in params.base_seeds
     for seed in params.fine_tune_seeds

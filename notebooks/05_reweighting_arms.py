@@ -24,6 +24,7 @@ swap_fraction: float = 1.0  # part of the disfavoured examples that is replaced,
 seed: int = 0  # seed of the choice which examples are replaced, and of the bootstrap
 fine_tune_seeds: list = [0, 1, 2]  # seeds of data order, one run each per base and arm
 processes: int = 2  # training runs side by side, one thread each
+devices_per_run: int = 1  # devices that share one training run
 bootstrap_samples: int = 2000  # resamples behind each interval
 confidence: float = 0.95  # coverage of the intervals, 0 to 1
 
@@ -95,6 +96,7 @@ runs = [
         root=stage.runs,
         max_new_tokens=params.max_new_tokens,
         device=params.device,
+        devices=params.devices_per_run,
     )
     for name, arm in built.items()
     for base_seed in params.base_seeds

@@ -57,7 +57,7 @@ def test_examples_without_difficulty_are_a_group(tokenizer) -> None:
 
 def test_a_missing_or_narrow_chat_template_is_named(tokenizer, monkeypatch) -> None:
     example = Example("a", "math", "Tom", " has 2", system="Think.")
-    with pytest.raises(ModelError, match=r"no chat template.*chat_template=False"):
+    with pytest.raises(ModelError, match="no chat template"):
         encode(tokenizer, example, chat_template=True)
     monkeypatch.setattr(tokenizer, "chat_template", TEMPLATE)
     assert chat_text(tokenizer, example) == "<system>Think.<user>Tom<assistant>"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from infra_lib.sentences import split_sentences
 from infra_lib.sources.registry import load
-from infra_lib.steps import split_steps, turn_of
+from infra_lib.steps import label_sentences, split_steps, turn_of
 
 FIXTURES = Path(__file__).resolve().parent / "fixtures"
 
@@ -95,6 +95,15 @@ def test_a_trace_in_steps() -> None:
         ("solution", None, "\\boxed{2}"),
         (None, "tag", "<|end_of_solutio"),
     ]
+
+
+def test_sentences_of_a_trace_get_the_kinds_of_the_small_world() -> None:
+    labelled = label_sentences(TRACE)
+    assert [(s.start, s.end) for s in labelled] == [(s.start, s.end) for s in split_sentences(TRACE)]
+    kinds = [s.kind for s in labelled]
+    assert kinds.count("tag") == 4
+    assert kinds.count("check") == 2
+    assert kinds.count("alternative") == kinds.count("program") == kinds.count("conclusion") == 1
 
 
 @pytest.mark.parametrize(
