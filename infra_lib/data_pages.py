@@ -6,7 +6,7 @@ from infra_lib import tables
 from infra_lib.sources.catalog import CATALOG, DataSet
 from infra_lib.sources.difficulty import RULES
 from infra_lib.sources.livecodebench import LEVELS, RELEASES
-from infra_lib.sources.prompts import LIVECODEBENCH_STARTER, PROMPTS
+from infra_lib.sources.prompts import LIVECODEBENCH_STARTER, PROMPTS, Prompt
 from infra_lib.sources.traces import CODE_PREFIX, MATH_PREFIX
 
 
@@ -28,16 +28,15 @@ def sets_table() -> str:
     rows = [
         [
             _code(entry.name),
-            tables.escape(entry.title),
-            tables.escape(entry.kind),
+            f"{tables.escape(entry.title)} ({tables.escape(entry.kind)})",
             _code(entry.hub) if entry.hub else "generated here",
             _code(" / ".join(filter(None, [entry.config, entry.split]))),
             tables.escape(entry.licence),
         ]
         for entry in CATALOG.values()
     ]
-    headers = ["name", "data set", "kind", "on the hub", "configuration / split", "licence"]
-    return tables.html_table(headers, rows, left=6, label="Data sets")
+    headers = ["name", "data set", "on the hub", "configuration / split", "licence"]
+    return tables.html_table(headers, rows, left=5, label="Data sets")
 
 
 def columns_table() -> str:
@@ -81,15 +80,18 @@ def domains_table() -> str:
 
 
 def prompts_table() -> str:
-    """Return the prompt template of each benchmark and where it is from."""
+    """Return the prompt templates, each with the benchmarks that use it and where it is from."""
+    users: dict[Prompt, list[str]] = {}
+    for name, prompt in PROMPTS.items():
+        users.setdefault(prompt, []).append(name)
     rows = [
         [
-            _code(name),
+            ", ".join(map(_code, names)),
             _code(prompt.template),
             tables.escape(prompt.system or "none"),
             tables.escape(prompt.origin),
         ]
-        for name, prompt in PROMPTS.items()
+        for prompt, names in users.items()
     ]
     starter = PROMPTS["livecodebench"]
     rows.append(
