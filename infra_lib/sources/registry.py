@@ -138,6 +138,8 @@ def load(
         if limit is not None and len(examples) == limit:
             break
         report.rows += 1
+        if report.rows == 1 and isinstance(item, Row):
+            check_columns(item.where, item.values, entry.columns)
         try:
             found = _parse(entry, item, replace(context, index=report.rows - 1), seen)
         except DataError as error:
@@ -253,14 +255,17 @@ def _from_folder(entry: DataSet, folder: Path, config: str | None, context: Cont
 def _from_files(
     entry: DataSet, files: Sequence[Path], origin: str, context: Context, promised: int | None
 ) -> _Reading:
-    wanted = {name for names in entry.columns for name in names} | set(entry.optional)
     for path in files:
         if (columns := local.columns_of(path)) is not None:
             check_columns(str(path), columns, entry.columns)
     report = Report(entry.name, origin, context.split)
     report.revision = "files:" + digest_of([file_digest(path) for path in files])[:16]
-    rows = chain.from_iterable(local.read_rows(path, wanted) for path in files)
+    rows = chain.from_iterable(local.read_rows(path, _wanted(entry)) for path in files)
     return _Reading(rows, report, promised=promised)
+
+
+def _wanted(entry: DataSet) -> set[str]:
+    return {name for names in entry.columns for name in names} | set(entry.optional)
 
 
 def _from_hub(
@@ -272,6 +277,9 @@ def _from_hub(
     commit = hub.resolve_revision(name, revision)
     table = hub.hub_table(name, config=config, split=context.split, revision=commit or revision, files=files)
     check_columns(name, table.column_names, entry.columns)
+    table = table.select_columns(
+        [column for column in table.column_names if column.lower() in _wanted(entry)]
+    )
     report = Report(entry.name, name, context.split, revision=commit or revision)
     return _Reading(hub.hub_rows(table, name), report, total=len(table))
 
@@ -282,8 +290,6 @@ def _from_hub(
 def _parse(entry: DataSet, item: Row | DataError, context: Context, seen: set[str]) -> Example | Dropped:
     if isinstance(item, DataError):
         raise item
-    if context.index == 0:
-        check_columns(item.where, item.values, entry.columns)
     try:
         found = entry.parse(item, context)
         if isinstance(found, Example):

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from layouts import FIXTURES, copied, rows_of, write_rows
 
 from infra_lib.errors import DataError, InfraError, ParameterError
-from infra_lib.sources.registry import load
+from infra_lib.examples import from_frame, to_frame
+from infra_lib.sources.registry import Loaded, load
 
 
 def refused(folder: Path, name: str = "gsm8k", **options) -> str:
@@ -50,6 +54,15 @@ def test_a_torn_parquet_file_is_named(tmp_path: Path, keep: int) -> None:
     message = refused(tmp_path)
     assert path.name in message
     assert "torn or no parquet" in message
+
+
+def test_a_parquet_file_with_a_hole_in_it_is_named(tmp_path: Path) -> None:
+    rows = [{"question": f"{n} " * 200, "answer": f"#### {n}"} for n in range(600)]
+    path = write_rows(tmp_path / "test.parquet", rows)
+    raw = bytearray(path.read_bytes())
+    raw[20 : len(raw) // 2] = b"\xff" * (len(raw) // 2 - 20)
+    path.write_bytes(raw)
+    assert "is torn after row 0" in refused(tmp_path)
 
 
 def test_pointers_and_empty_files_are_no_data(tmp_path: Path) -> None:
@@ -92,6 +105,7 @@ def test_missing_columns_are_named_with_the_nearest_and_all_that_is_there(tmp_pa
         assert "misses column question (nearest: questions, solution); answer;" in message
         assert "needed: question, answer" in message
         assert "there: questions, solution" in message
+        assert "misses column" in refused(folder, skip_bad=True)
 
 
 def test_an_empty_split_is_named(tmp_path: Path) -> None:
@@ -184,3 +198,51 @@ def test_columns_that_nobody_asks_for_do_no_harm(tmp_path: Path) -> None:
     shutil.rmtree(folder)
     write_rows(folder / "test-00000-of-00001.parquet", rows)
     assert load("math500", folder).examples == load("math500", FIXTURES / "math500").examples
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["[", "{}", "[1]"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=4,
+)
+SOUND = [
+    ("bespoke_stratos", "data/train.jsonl"),
+    ("open_thoughts", "metadata/train.jsonl"),
+    ("gsm8k", "main/test.jsonl"),
+    ("math500", "test.jsonl"),
+    ("aime24", "train.jsonl"),
+    ("mbpp", "full/test.jsonl"),
+    ("mbpp", "sanitized/test.jsonl"),
+    ("humaneval", "test.jsonl"),
+    ("livecodebench", "test.jsonl"),
+]
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_whatever_stands_in_a_column_the_row_is_used_or_named(data: st.DataObject) -> None:
+    name, file = data.draw(st.sampled_from(SOUND))
+    row = data.draw(st.sampled_from(rows_of(name, *file.split("/"))))
+    column = data.draw(st.sampled_from(sorted(row)))
+    row = {**row, column: data.draw(VALUES)}
+    with TemporaryDirectory() as folder:
+        path = write_rows(Path(folder) / Path(file).name, [row])
+        # Any other error than one that names the file is a fault of the parser.
+        loaded = load_or_none(name, path)
+        if loaded is not None:
+            assert loaded.report.kept == 1
+            assert from_frame(to_frame(loaded.examples)) == loaded.examples
+
+
+def load_or_none(name: str, path: Path) -> Loaded | None:
+    try:
+        return load(name, path, split=path.name.split(".")[0])
+    except DataError as error:
+        if str(path) not in str(error):
+            raise
+        return None

