@@ -288,8 +288,9 @@ def prompt_tokens(tokenizer: Any, example: Example, *, chat_template: bool | Non
     Parameters
     ----------
     chat_template
-        Wrap the prompt as a user turn, up to where the answer begins; None does so where the tokenizer
-        has a template.
+        Wrap the prompt as a user turn, after the example's system turn if it has one, up to where the
+        answer begins; None does so where the tokenizer has a template. Without a template the system
+        text and an empty line stand before the prompt.
 
     Raises
     ------
@@ -298,18 +299,14 @@ def prompt_tokens(tokenizer: Any, example: Example, *, chat_template: bool | Non
     """
     if chat_template is None:
         chat_template = bool(getattr(tokenizer, "chat_template", None))
-    if not chat_template:
-        return list(tokenizer(plain_text(example)).input_ids)
-    return list(tokenizer(chat_text(tokenizer, example), add_special_tokens=False).input_ids)
-
-
-def plain_text(example: Example) -> str:
-    """Return what stands before the response without a chat template: system text, blank line, prompt."""
-    return f"{example.system}\n\n{example.prompt}" if example.system else example.prompt
+    if chat_template:
+        return list(tokenizer(chat_text(tokenizer, example), add_special_tokens=False).input_ids)
+    text = f"{example.system}\n\n{example.prompt}" if example.system else example.prompt
+    return list(tokenizer(text).input_ids)
 
 
 def chat_text(tokenizer: Any, example: Example) -> str:
-    """Return the prompt as a user turn of the tokenizer's chat template, after the system turn if any.
+    """Return system and user turn in the tokenizer's chat template, up to where the answer begins.
 
     Raises
     ------
@@ -329,8 +326,8 @@ def chat_text(tokenizer: Any, example: Example) -> str:
         return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
     except Exception as error:  # templates are programs of the model's authors and raise what they like
         raise ModelError(
-            f"the chat template refuses example {example.id} ({_first_line(error)}); "
-            "drop its system text or do without (chat_template: false)"
+            f"the chat template refuses example {example.id} ({_first_line(error)}); drop its system text "
+            "or do without (chat_template: false)"
         ) from error
 
 

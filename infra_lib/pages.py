@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from infra_lib import paper, tables
+from infra_lib import data_pages, paper, tables
 from infra_lib.compare import determinism
 from infra_lib.files import write_text
 from infra_lib.frames import rows as each_row
@@ -43,6 +43,7 @@ def write_generated(root: Path, study: str, results: Path) -> None:
         "paper_numbers": paper.numbers_table(),
         "paper_unknown": paper.bullet_list("unknown"),
         "paper_confounds": paper.bullet_list("confounds"),
+        **data_pages.fragments(),
     }
     for name, text in fragments.items():
         write_text(results / "generated" / f"{name}.md", text.rstrip() + "\n")

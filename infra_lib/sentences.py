@@ -96,7 +96,7 @@ def _ends(text: str, start: int, stop: int) -> Iterator[int]:
     at = marker.end() if marker else at
     while match := _END.search(text, at, stop):
         at = match.end()
-        if text[match.start()] == "\n":
+        if "\n" in match.group():
             yield at
             marker = _MARKER.match(text, at, stop)
             at = marker.end() if marker else at

@@ -25,6 +25,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from infra_lib.examples import Sentence
 from infra_lib.sentences import split_sentences
 
 _TAG = re.compile(
@@ -100,6 +101,25 @@ def split_steps(text: str) -> tuple[Step, ...]:
         run.append((start, end))
     close()
     return tuple(steps)
+
+
+def label_sentences(text: str) -> tuple[Sentence, ...]:
+    """Return the sentences of a trace with kinds, named as in the small world.
+
+    ``program`` for a fenced block, ``check``, ``alternative`` or ``conclusion`` for the turn that the first
+    words make, ``tag`` for a tag, and ``step`` for the rest.
+    """
+    labelled = []
+    for sentence in split_sentences(text):
+        piece = text[sentence.start : sentence.end]
+        if piece.lstrip(" \t").startswith("```"):
+            kind = "program"
+        elif _TAG.fullmatch(piece.strip()):
+            kind = "tag"
+        else:
+            kind = turn_of(piece) or "step"
+        labelled.append(Sentence(sentence.start, sentence.end, kind))
+    return tuple(labelled)
 
 
 def turn_of(sentence: str) -> str | None:

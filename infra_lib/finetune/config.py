@@ -98,8 +98,13 @@ class FinetuneConfig:
             return self.gradient_accumulation
         return max(1, 4 // processes) if self.batch_size % 4 == 0 else 1
 
-    def check(self, *, device: str = "cpu", processes: int = 1) -> None:
+    def check(self, *, device: str = "cpu", processes: int = 1, launched: bool | None = None) -> None:
         """Raise for the first setting that cannot be, on this device and with so many processes.
+
+        Parameters
+        ----------
+        launched
+            Whether the processes are torchrun's or accelerate's; None asks the environment.
 
         Raises
         ------
@@ -124,7 +129,7 @@ class FinetuneConfig:
             if not 0 <= getattr(self, name) <= top:
                 raise ParameterError(name, getattr(self, name), f"from 0 to {top:g}")
         self._check_lora()
-        self._check_machine(device, processes)
+        self._check_machine(device, processes, "RANK" in os.environ if launched is None else launched)
 
     def _check_lora(self) -> None:
         if self.lora_rank < 0:
@@ -134,7 +139,7 @@ class FinetuneConfig:
         if not self.lora_targets or ("all-linear" in self.lora_targets and len(self.lora_targets) > 1):
             raise ParameterError("lora_targets", self.lora_targets, "names of layers, or all-linear alone")
 
-    def _check_machine(self, device: str, processes: int) -> None:
+    def _check_machine(self, device: str, processes: int, launched: bool) -> None:
         cuda = device.startswith("cuda")
         _check_device(device)
         if self.precision == "float16" and not cuda:
@@ -149,7 +154,7 @@ class FinetuneConfig:
                 raise ParameterError("precision", self.precision, "float32 or float16 on this CUDA device")
         if self.fsdp and not cuda:
             raise ParameterError("fsdp", True, "false on a CPU, where accelerate does not shard")
-        if self.fsdp and "RANK" not in os.environ:
+        if self.fsdp and not launched:
             valid = "false, or started by torchrun or accelerate launch, which make processes to shard over"
             raise ParameterError("fsdp", True, valid)
         parts = processes * self.accumulation(processes)

@@ -41,6 +41,8 @@ def finetune_on(
 
     Raises
     ------
+    ParameterError
+        For a configuration that cannot be used, before anything is started.
     InfraError
         Where a process failed; its own words are on standard error.
     """
@@ -55,6 +57,7 @@ def finetune_on(
             device=device,
             progress=progress,
         )
+    config.check(device=device, processes=devices, launched=True)
     scaled = check_weights(weights, examples)
     if read_finished(folder, run_key(base, examples, scaled, config, seed)):
         return folder

@@ -40,10 +40,24 @@ def run_key(
 
 
 def model_identity(base: str | Path) -> str:
-    """Return the digest of a model folder's weights, or a hub name with the commit that it stands for."""
+    """Return the digest of a model folder's weights, or a hub name with the commit that it stands for.
+
+    Raises
+    ------
+    ModelError
+        For a hub name that is absent, gated, or out of reach.
+    """
     if Path(base).is_dir():
         return weights_digest(Path(base))
-    return f"{base}@{getattr(model_config(base), '_commit_hash', None)}"
+    try:
+        config = model_config(base)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"cannot get {base} from the hub: {reason}; give a local folder, or download it first "
+            f"(hf download {base}), with a token if it is gated"
+        ) from None
+    return f"{base}@{getattr(config, '_commit_hash', None)}"
 
 
 def weights_digest(folder: Path) -> str:

@@ -22,7 +22,7 @@ def parse(row: Row, context: Context) -> Example | Dropped:
     if domain not in context.domains:
         return Dropped(f"domain {domain}")
     return Example(
-        id=f"{context.name}/{context.split}/{context.key(row)}",
+        id=f"{context.name}/{context.split}/{context.index}",
         domain=domain,
         prompt=problem,
         response=solution,

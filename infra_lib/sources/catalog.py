@@ -29,7 +29,7 @@ class DataSet:
         Columns that must be there, each with the names under which it may come.
     optional
         Columns that are used where they are there.
-    difficulty, category, scoring
+    domain, difficulty, category, scoring
         The rules, in words. ``scoring`` is None for training sets.
     parse
         Makes an example of a row.
@@ -46,6 +46,7 @@ class DataSet:
     licence: str
     columns: tuple[tuple[str, ...], ...]
     optional: tuple[str, ...]
+    domain: str
     difficulty: str
     category: str
     scoring: str | None
@@ -54,6 +55,7 @@ class DataSet:
 
 
 _LABELS = ("pass_rate", "level", "difficulty", "source_subset", "subset", "source")
+_DOMAIN = "math, code or other, from the first words of the prompt"
 _NO_LABEL = "none; from a column pass_rate, level, difficulty or subset where a copy has one (our choice)"
 _BOXED = "last box (else “answer is …”), MATH's normalisation, then math-verify"
 _AIME = "last box (else “answer is …”), a whole number from 0 to 999, equal"
@@ -74,6 +76,7 @@ CATALOG: dict[str, DataSet] = {
             licence="Apache-2.0",
             columns=(("conversations", "messages"),),
             optional=("system", *_LABELS),
+            domain=_DOMAIN,
             difficulty=_NO_LABEL,
             category="answer, stdin or function, from the prompt's first words",
             scoring=None,
@@ -95,6 +98,7 @@ CATALOG: dict[str, DataSet] = {
                 ("domain", "conversations"),
             ),
             optional=("system", "ground_truth_solution", "test_cases", "starter_code", *_LABELS),
+            domain="column domain (metadata), else as Bespoke-Stratos",
             difficulty=_NO_LABEL,
             category="column source (configuration metadata), else as Bespoke-Stratos",
             scoring=None,
@@ -111,6 +115,7 @@ CATALOG: dict[str, DataSet] = {
             licence="MIT",
             columns=(("question",), ("answer",)),
             optional=(),
+            domain="math",
             difficulty="annotated calculations: 1–2, 3, 4, 5, 6 or more (our choice)",
             category="none",
             scoring="last ####, else last box, else “answer is …”; the same number",
@@ -126,6 +131,7 @@ CATALOG: dict[str, DataSet] = {
             licence=SEE_CARD,
             columns=(("problem",), ("answer",)),
             optional=("solution", "subject", "level", "unique_id"),
+            domain="math",
             difficulty="column level",
             category="column subject",
             scoring=_BOXED,
@@ -141,6 +147,7 @@ CATALOG: dict[str, DataSet] = {
             licence=SEE_CARD,
             columns=_AIME_COLUMNS,
             optional=_AIME_OPTIONAL,
+            domain="math",
             difficulty=_POSITION,
             category="name of the set",
             scoring=_AIME,
@@ -156,6 +163,7 @@ CATALOG: dict[str, DataSet] = {
             licence=SEE_CARD,
             columns=_AIME_COLUMNS,
             optional=_AIME_OPTIONAL,
+            domain="math",
             difficulty=_POSITION,
             category="name of the set",
             scoring=_AIME,
@@ -171,6 +179,7 @@ CATALOG: dict[str, DataSet] = {
             licence="CC BY 4.0",
             columns=(("task_id",), ("text", "prompt"), ("code",), ("test_list",)),
             optional=("test_setup_code", "test_imports"),
+            domain="code",
             difficulty="none",
             category="function",
             scoring="text from [BEGIN] to [DONE], else the last Python block; every assertion holds",
@@ -186,6 +195,7 @@ CATALOG: dict[str, DataSet] = {
             licence="MIT",
             columns=(("task_id",), ("prompt",), ("canonical_solution",), ("test",), ("entry_point",)),
             optional=(),
+            domain="code",
             difficulty="none",
             category="function",
             scoring="last Python block, else the text as the prompt's continuation; check(…) raises nothing",
@@ -209,6 +219,7 @@ CATALOG: dict[str, DataSet] = {
                 ("private_test_cases",),
             ),
             optional=("question_title", "starter_code", "metadata"),
+            domain="code",
             difficulty="column difficulty: easy 1, medium 3, hard 5",
             category="column platform",
             scoring="between the last two lines with ```; every public and private case, lines stripped, "
@@ -226,6 +237,7 @@ CATALOG: dict[str, DataSet] = {
             licence="Apache-2.0 (the generator)",
             columns=(("question",), ("answer",)),
             optional=(),
+            domain="math",
             difficulty="none",
             category="symbolic",
             scoring="as GSM8K",

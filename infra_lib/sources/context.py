@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from infra_lib.sources.prompts import LIVECODEBENCH_STARTER, PROMPTS, fill
-from infra_lib.sources.rows import Row
 
 
 @dataclass(frozen=True)
@@ -16,8 +15,9 @@ class Context:
 
     Attributes
     ----------
-    offset
-        Rows before this row's file, so that :meth:`key` counts through all files of a split.
+    index
+        The row's position in its split, from 0; the same from the hub and from a folder. It is the id
+        of rows that have none of their own.
     """
 
     name: str
@@ -25,11 +25,7 @@ class Context:
     domains: tuple[str, ...] = ("math", "code")
     template: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    offset: int = 0
-
-    def key(self, row: Row) -> str:
-        """Return the row's position in its split, from 0, as text; the same from the hub and a folder."""
-        return str(self.offset + row.number - 1)
+    index: int = 0
 
     def prompt(self, problem: str, *, tests: str = "", starter: str = "") -> str:
         """Return the benchmark's prompt for a problem."""

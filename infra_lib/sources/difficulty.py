@@ -4,20 +4,7 @@ The paper sorts its training data into easy and hard and does not say by what. E
 **our choice**. Where a data set gives no label, difficulty is None, and what needs one (the flip of
 arms, tables by difficulty) leaves such examples out and says how many.
 
-=============  ==========================================================================
-rule           from the label to 1 … 5
-=============  ==========================================================================
-level          a level from 1 to 5, as it is (MATH: ``5`` or ``Level 5``)
-word           easy 1, medium 3, hard 5; introductory 1, interview 3, competition 5; and
-               the five of TACO: easy 1, medium 2, medium_hard 3, hard 4, very_hard 5
-pass rate      the share of sampled answers that are right: 5 where less than 0.2, 4 where
-               less than 0.4, 3 where less than 0.6, 2 where less than 0.8, else 1
-steps          calculations in the worked solution: 1 or 2 → 1, 3 → 2, 4 → 3, 5 → 4,
-               6 or more → 5
-position       an AIME problem's number from 1 to 15, three to a level
-subset         NuminaMath's source: gsm8k, orca_math, synthetic_math, synthetic_amc 1;
-               cn_k12 2; math 3; amc_aime 4; olympiads, aops_forum 5
-=============  ==========================================================================
+The rules stand in :data:`RULES`, from which the book's table is made.
 """
 
 from __future__ import annotations
@@ -31,6 +18,19 @@ from typing import Any
 from infra_lib.errors import DataError
 from infra_lib.examples import Example
 from infra_lib.sources.rows import BadRow, shorten, value
+
+RULES = {
+    "level": "a level from 1 to 5, as it is (MATH: 5, or Level 5)",
+    "word": "easy, introductory → 1; medium, interview → 3; hard, competition → 5; in rows of TACO easy, "
+    "medium, medium_hard, hard, very_hard → 1 to 5",
+    "pass rate": "share of sampled answers that are right: under 0.2 → 5, under 0.4 → 4, under 0.6 → 3, "
+    "under 0.8 → 2, else 1",
+    "steps": "annotated calculations in the worked solution: 1 or 2 → 1, 3 → 2, 4 → 3, 5 → 4, 6 or more → 5",
+    "position": "number of an AIME problem, 1 to 15: three to a level",
+    "subset": "NuminaMath's source: gsm8k, orca_math, synthetic_math, synthetic_amc → 1; cn_k12 → 2; "
+    "math → 3; amc_aime → 4; olympiads, aops_forum → 5",
+}
+"""From a label to a difficulty; each is our choice."""
 
 WORDS = {
     "easy": 1,

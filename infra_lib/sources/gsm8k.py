@@ -35,7 +35,7 @@ def parse(row: Row, context: Context) -> Example:
     if answer is None or not _NUMBER.fullmatch(answer):
         raise BadRow(f"answer ends in {shorten(solution[-30:])}; its last line must be #### and a number")
     return Example(
-        id=f"gsm8k/{context.split}/{context.key(row)}",
+        id=f"gsm8k/{context.split}/{context.index}",
         domain="math",
         prompt=context.prompt(question),
         response=solution,
@@ -79,7 +79,7 @@ def parse_symbolic(row: Row, context: Context) -> Example:
     if stated is None or float(stated.replace(",", "")) != float(answer):
         raise BadRow(f"answer_cot ends in {shorten(stated)}, the answer is {shorten(answer)}")
     return Example(
-        id=f"gsm_symbolic/{context.options['seed']}/{context.key(row)}",
+        id=f"gsm_symbolic/{context.options['seed']}/{context.index}",
         domain="math",
         prompt=context.prompt(question),
         response=solution,

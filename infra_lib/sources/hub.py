@@ -3,6 +3,9 @@
 No code that comes with a data set is run: ``datasets`` 4 and later runs none, and a set that is
 published as a script (LiveCodeBench) is read from its data files.
 
+A download that was broken off is no matter here: ``datasets`` and the hub's client write what has not
+arrived whole under names of its own and fetch it again.
+
 A revision may be a branch, a tag or a commit. What a branch or tag stood for at loading is resolved
 to a commit and kept in the report, so that a later run can name it.
 """
@@ -17,6 +20,10 @@ from typing import Any
 from infra_lib.errors import DataError, ParameterError
 from infra_lib.sources.rows import Row
 
+_UNREACHABLE = {
+    *("ConnectionError", "ConnectError", "ConnectTimeout", "OfflineModeIsEnabled", "LocalEntryNotFoundError"),
+    *("NameResolutionError", "TimeoutError", "ReadTimeout"),
+}
 _LOCAL = "or give a local folder in the same format"
 
 
@@ -99,9 +106,7 @@ def explain(
     if match := re.search(r"Config name is missing.*?(\[[^\]]*\])", message, re.DOTALL):
         return ParameterError("config", config, f"one of {_names(match[1])} ({name})")
     offline = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("HF_DATASETS_OFFLINE")
-    unreachable = ("ConnectionError", "ConnectError", "ConnectTimeout", "OfflineModeIsEnabled")
-    unreachable += ("LocalEntryNotFoundError", "NameResolutionError", "TimeoutError", "ReadTimeout")
-    if kinds & set(unreachable) or "offline mode" in message.lower() or "Couldn't reach" in message:
+    if kinds & _UNREACHABLE or "offline mode" in message.lower() or "Couldn't reach" in message:
         why = "offline mode is on (HF_HUB_OFFLINE)" if offline else "the hub cannot be reached from here"
         fetch = f"hf download --repo-type dataset {name} --local-dir FOLDER"
         return DataError(

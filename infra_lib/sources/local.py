@@ -219,13 +219,16 @@ def read_rows(path: Path, columns: Iterable[str] | None = None) -> Iterator[Row 
 
 def _parquet_rows(path: Path, columns: Iterable[str] | None) -> Iterator[Row]:
     wanted = None if columns is None else {name.lower() for name in columns}
-    with pq.ParquetFile(path) as table:
-        names = [n for n in table.schema_arrow.names if wanted is None or n.lower() in wanted]
-        number = 0
-        for batch in table.iter_batches(batch_size=256, columns=names):
-            for values in batch.to_pylist():
-                number += 1
-                yield Row(str(path), number, values)
+    number = 0
+    try:
+        with pq.ParquetFile(path) as table:
+            names = [n for n in table.schema_arrow.names if wanted is None or n.lower() in wanted]
+            for batch in table.iter_batches(batch_size=256, columns=names):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Row(str(path), number, values)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(path, f"is torn after row {number} ({_first(error)}); download it again") from None
 
 
 def _json_rows(path: Path) -> Iterator[Row | DataError]:

@@ -30,7 +30,7 @@ def parse(row: Row, context: Context) -> Example:
     """Return a row of MATH500 as an example."""
     problem, answer = text(row.values, "problem"), text(row.values, "answer")
     return Example(
-        id=f"math500/{optional_text(row.values, 'unique_id') or context.key(row)}",
+        id=f"math500/{optional_text(row.values, 'unique_id') or context.index}",
         domain="math",
         prompt=context.prompt(problem),
         response=optional_text(row.values, "solution"),
@@ -48,7 +48,7 @@ def parse_aime(row: Row, context: Context) -> Example:
     answer = aime_answer(value(row.values, "answer"))
     name, number = _which(row.values)
     return Example(
-        id=f"{context.name}/{name or context.key(row)}",
+        id=f"{context.name}/{name or context.index}",
         domain="math",
         prompt=context.prompt(problem),
         response=optional_text(row.values, "solution"),

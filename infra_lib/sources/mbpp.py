@@ -22,14 +22,20 @@ from pathlib import Path
 from infra_lib.errors import ParameterError
 from infra_lib.examples import Example
 from infra_lib.sources.context import Context
-from infra_lib.sources.rows import BadRow, Row, optional_text, shorten, text, text_list, value
+from infra_lib.sources.rows import BadRow, Dropped, Row, optional_text, shorten, text, text_list, value
+
+SPLITS = {"prompt": (1, 10), "test": (11, 510), "validation": (511, 600), "train": (601, 974)}
+"""First and last task of each split; the authors' own file holds all of them."""
 
 
-def parse(row: Row, context: Context) -> Example:
+def parse(row: Row, context: Context) -> Example | Dropped:
     """Return a row of MBPP, full or sanitized, as an example."""
     number = value(row.values, "task_id")
     if isinstance(number, bool) or not isinstance(number, int | str) or not str(number).isdecimal():
         raise BadRow(f"task_id is {shorten(number)}; it must be a whole number")
+    first, last = SPLITS.get(context.split, (0, 10**9))
+    if not first <= int(number) <= last:
+        return Dropped(f"task outside of {context.split}")
     problem, code = text(row.values, "text", "prompt"), text(row.values, "code")
     asserts = text_list(row.values, "test_list")
     if not asserts:

@@ -40,7 +40,7 @@ def parse(row: Row, context: Context) -> Example | Dropped:
     prompt = _prompt(row.values, domain)
     truth = optional_text(row.values, "ground_truth_solution")
     return Example(
-        id=f"{context.name}/{context.split}/{context.key(row)}",
+        id=f"{context.name}/{context.split}/{context.index}",
         domain=domain,
         prompt=prompt,
         response=solution,

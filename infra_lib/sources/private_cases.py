@@ -72,7 +72,7 @@ def text_of_pickle(raw: bytes) -> str:
     try:
         for opcode, argument, position in pickletools.genops(raw):
             if opcode.name in _TEXT:
-                texts.append(argument)
+                texts.append(str(argument))
             elif opcode.name not in _AROUND:
                 raise BadRow(
                     f"private_test_cases holds a pickle with {opcode.name}, which is not text: refused"

@@ -5,7 +5,7 @@ the benchmark's authors publish; *our choice* marks the others: those benchmarks
 no prompt. For mathematics it is the sentence that begins each mathematics prompt of the training sets
 (Bespoke-Stratos-17k, OpenThoughts-114k), so that training and test ask in the same words.
 
-Another template is given to :func:`infra_lib.sources.load` as ``template``.
+Another template is given to :func:`infra_lib.sources.registry.load` as ``template``.
 """
 
 from __future__ import annotations

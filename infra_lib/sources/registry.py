@@ -138,8 +138,10 @@ def load(
         if limit is not None and len(examples) == limit:
             break
         report.rows += 1
+        if report.rows == 1 and isinstance(item, Row):
+            check_columns(item.where, item.values, entry.columns)
         try:
-            found = _parse(entry, item, context, reading.offsets, seen)
+            found = _parse(entry, item, replace(context, index=report.rows - 1), seen)
         except DataError as error:
             if not skip_bad:
                 raise
@@ -203,7 +205,6 @@ def _check(
 class _Reading:
     rows: Iterator[Row | DataError]
     report: Report
-    offsets: dict[str, int] = field(default_factory=dict)
     total: int | None = None
     promised: int | None = None
 
@@ -254,21 +255,17 @@ def _from_folder(entry: DataSet, folder: Path, config: str | None, context: Cont
 def _from_files(
     entry: DataSet, files: Sequence[Path], origin: str, context: Context, promised: int | None
 ) -> _Reading:
-    wanted = {name for names in entry.columns for name in names} | set(entry.optional)
     for path in files:
         if (columns := local.columns_of(path)) is not None:
             check_columns(str(path), columns, entry.columns)
     report = Report(entry.name, origin, context.split)
     report.revision = "files:" + digest_of([file_digest(path) for path in files])[:16]
-    reading = _Reading(iter(()), report, promised=promised)
+    rows = chain.from_iterable(local.read_rows(path, _wanted(entry)) for path in files)
+    return _Reading(rows, report, promised=promised)
 
-    def rows(path: Path) -> Iterator[Row | DataError]:
-        # Rows count through all files of a split, as they do on the hub.
-        reading.offsets[str(path)] = report.rows
-        return local.read_rows(path, wanted)
 
-    reading.rows = chain.from_iterable(map(rows, files))
-    return reading
+def _wanted(entry: DataSet) -> set[str]:
+    return {name for names in entry.columns for name in names} | set(entry.optional)
 
 
 def _from_hub(
@@ -280,6 +277,9 @@ def _from_hub(
     commit = hub.resolve_revision(name, revision)
     table = hub.hub_table(name, config=config, split=context.split, revision=commit or revision, files=files)
     check_columns(name, table.column_names, entry.columns)
+    table = table.select_columns(
+        [column for column in table.column_names if column.lower() in _wanted(entry)]
+    )
     report = Report(entry.name, name, context.split, revision=commit or revision)
     return _Reading(hub.hub_rows(table, name), report, total=len(table))
 
@@ -287,15 +287,11 @@ def _from_hub(
 # --- Rows ------------------------------------------------------------------------------------
 
 
-def _parse(
-    entry: DataSet, item: Row | DataError, context: Context, offsets: Mapping[str, int], seen: set[str]
-) -> Example | Dropped:
+def _parse(entry: DataSet, item: Row | DataError, context: Context, seen: set[str]) -> Example | Dropped:
     if isinstance(item, DataError):
         raise item
-    if item.number == 1:
-        check_columns(item.where, item.values, entry.columns)
     try:
-        found = entry.parse(item, replace(context, offset=offsets.get(item.where, 0)))
+        found = entry.parse(item, context)
         if isinstance(found, Example):
             _check_text(found)
             if found.id in seen:

@@ -49,7 +49,8 @@ def turns(row: Mapping[str, Any]) -> tuple[str, str]:
         trace that was cut while it was made).
     """
     found = value(row, "conversations", "messages")
-    if isinstance(found, Mapping):  # a list of records comes as a record of lists from some readers
+    # A list of records comes as a record of lists from some readers.
+    if isinstance(found, Mapping) and all(isinstance(part, list) for part in found.values()):
         found = [dict(zip(found, parts, strict=False)) for parts in zip(*found.values(), strict=False)]
     if not isinstance(found, list) or not all(isinstance(turn, Mapping) for turn in found):
         raise BadRow(f"conversations is {shorten(found)}; it must be a list of turns")

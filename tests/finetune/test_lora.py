@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
 import json
+import sys
 
 import pytest
 import torch
@@ -68,14 +68,7 @@ def test_named_targets_alone_get_adapters(tokenizer) -> None:
 
 
 def test_without_peft_the_install_command_is_named(model_folder, splits, tmp_path, monkeypatch) -> None:
-    plain = builtins.__import__
-
-    def refusing(name, *args, **kwargs):
-        if name == "peft":
-            raise ImportError(name)
-        return plain(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refusing)
+    monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ParameterError, match="pip install"):
         finetune(model_folder, splits.train[:8], CONFIG, seed=0, folder=tmp_path / "a", progress=False)
     assert not any(tmp_path.iterdir())

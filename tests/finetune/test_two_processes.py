@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 
 from infra_lib.errors import InfraError
 from infra_lib.examples import write_jsonl
-from infra_lib.finetune import FinetuneConfig, finetune
-from infra_lib.finetune.launch import finetune_on
+from infra_lib.finetune import FinetuneConfig, finetune, launch
 
 # 40 examples in batches of 6 leave a step of 4, and three examples a part do not divide among the parts.
 CONFIG = FinetuneConfig(epochs=2, batch_size=6, learning_rate=1e-2, gradient_accumulation=2)
@@ -93,7 +92,7 @@ def test_sharded_adapters_are_those_of_one_process(one, two, model_folder) -> No
 
 
 def test_one_and_two_processes_log_the_same_loss(one, two) -> None:
-    one("plain")
+    one("plain")  # there already
     logs = [
         json.loads((folder / "run.json").read_text())["loss_curve"]
         for folder in (two / "replicated", two / "sharded")
@@ -104,9 +103,24 @@ def test_one_and_two_processes_log_the_same_loss(one, two) -> None:
         assert [loss for _, loss in curve] == pytest.approx([loss for _, loss in single], rel=1e-3)
 
 
-def test_a_failed_launch_says_so_and_leaves_no_model(tmp_path, splits) -> None:
+def test_a_launch_hands_over_the_whole_job(one, model_folder, splits, tmp_path, monkeypatch) -> None:
+    def started(command, **_):
+        assert command[1:7] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+        launch.run_job(Path(command[-1]))
+        return subprocess.CompletedProcess(command, 0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(launch.subprocess, "run", started)
+        config, folder = dataclasses.replace(CONFIG, epochs=1), tmp_path / "a"
+        options = {"seed": 0, "weights": WEIGHTS, "progress": False}
+        launch.finetune_on(2, model_folder, splits.train, config, folder=folder, **options)
+        patch.setattr(launch.subprocess, "run", lambda *_, **__: pytest.fail("trained again"))
+        launch.finetune_on(2, model_folder, splits.train, config, folder=folder, **options)
+    assert_same(one("short", epochs=1), load_file(folder / "model.safetensors"), model_folder)
+
+
+def test_a_failed_launch_says_so_and_leaves_no_model(model_folder, tmp_path, splits, monkeypatch) -> None:
+    monkeypatch.setattr(launch.sys, "executable", "/bin/false")
     with pytest.raises(InfraError, match="torchrun with 2 processes"):
-        finetune_on(
-            2, "no/such-model", splits.train[:8], CONFIG, seed=0, folder=tmp_path / "a", progress=False
-        )
+        launch.finetune_on(2, model_folder, splits.train[:8], CONFIG, seed=0, folder=tmp_path / "a")
     assert not (tmp_path / "a").exists()

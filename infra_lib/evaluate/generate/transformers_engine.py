@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from tqdm import tqdm
-from transformers import LogitsProcessorList
+from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from infra_lib.errors import InfraError, ParameterError
 from infra_lib.evaluate.generate.per_row import PerRowSampler
@@ -126,7 +126,9 @@ class TransformersEngine:
             seeds = [request.seed for request in batch]
             options["logits_processor"] = LogitsProcessorList([PerRowSampler(sampling, seeds, width)])
         if sampling.stop:
-            options |= {"stop_strings": list(sampling.stop), "tokenizer": self.tokenizer}
+            options["stopping_criteria"] = StoppingCriteriaList(
+                [_StopTexts(sampling.stop, self._text, width)]
+            )
         output = self.model.generate(
             input_ids=ids.to(self.model.device),
             attention_mask=mask.to(self.model.device),
@@ -163,6 +165,25 @@ class TransformersEngine:
 
     def _text(self, tokens: list[int]) -> str:
         return self.tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+class _StopTexts(StoppingCriteria):
+    """End a row when a stop text is complete, by decoding its last tokens.
+
+    transformers' own criterion builds a table over the vocabulary, which fails for tokenizers without a
+    decoder that joins words (the small world's).
+    """
+
+    def __init__(self, stop: Sequence[str], text: Callable[[list[int]], str], width: int) -> None:
+        self._stop, self._text, self._width = stop, text, width
+        # A stop text of n bytes is complete within n tokens; a few more for characters cut in bytes.
+        self._tail = max(len(text.encode("utf-8")) for text in stop) + 4
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        """Return for each row [rows] whether it is at its end."""
+        new = input_ids[:, self._width :][:, -self._tail :].tolist()
+        ended = [any(stop in self._text(row) for stop in self._stop) for row in new]
+        return torch.tensor(ended, device=input_ids.device)
 
 
 def generate(

@@ -7,6 +7,7 @@ has not been run with this project on a GPU.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ class VllmEngine:
         if chunk < 1:
             raise ParameterError("chunk", chunk, "1 or more")
         try:
-            import vllm
+            vllm = importlib.import_module("vllm")
         except ImportError:
             raise ParameterError("engine", "vllm", f"transformers, unless vLLM is there: {INSTALL}") from None
         check_model_folder(model)
