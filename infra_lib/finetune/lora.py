@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +53,7 @@ def add_lora(model: Any, config: FinetuneConfig) -> Any:
         target_modules="all-linear" if every else list(config.lora_targets),
         task_type="CAUSAL_LM",
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that was renamed
+    with _without_rename_warnings():
         return get_peft_model(model, settings)
 
 
@@ -80,8 +81,17 @@ def merge_lora(base: str | Path, adapter: Path, dtype: torch.dtype) -> Any:
     """
     from peft import PeftModel
 
-    merged = PeftModel.from_pretrained(load_model(base), str(adapter)).merge_and_unload()
+    with _without_rename_warnings():
+        merged = PeftModel.from_pretrained(load_model(base), str(adapter)).merge_and_unload()
     return merged.to(dtype)
+
+
+@contextmanager
+def _without_rename_warnings() -> Iterator[None]:
+    """Silence peft's questions to transformers by a name that was renamed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def save_adapter(model: Any, state: dict[str, torch.Tensor], folder: Path, base: str | Path) -> None:

@@ -16,6 +16,10 @@ since lower precision is mixed: it makes activations and arithmetic smaller and 
 state. Under FSDP each process holds its share, plus one gathered decoder layer (2 bytes a
 parameter in bfloat16, 4 in float32) at a time. Without FSDP each process holds all of it,
 and autocast keeps a bfloat16 copy of the linear layers' weights during a step (2 bytes).
+Before it is shared out, every process loads the base on the host: 4 bytes a parameter and
+process of host memory (2 with a base frozen in bfloat16). Saving gathers the weights on the
+host of the first process, once more in 4 bytes and once in the base's own dtype. A
+checkpoint on disk takes 12 bytes a trained parameter; two are there for a moment.
 
 Activations come on top: with gradient checkpointing about tokens × hidden × layers × 2
 (the layers' inputs in bfloat16) plus the inside of one layer; without it, about 34 × tokens

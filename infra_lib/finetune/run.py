@@ -184,7 +184,7 @@ def _prepare(base: str | Path, config: FinetuneConfig, device: str) -> Any:
     model = load_model(
         base,
         dtype=torch.bfloat16 if base_bytes(config) == 2 else torch.float32,
-        device=device if alone or config.attention == "flash_attention_2" else "cpu",
+        device=device if alone else "cpu",
         attn_implementation=config.attention,
     )
     if config.packing:

@@ -68,7 +68,7 @@ def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor], s
     moved = max(float((left[name] - before[name]).abs().max()) for name in left)
     apart = max(float((left[name] - right[name]).abs().max()) for name in left)
     assert left.keys() == right.keys()
-    assert moved > 0.05
+    assert moved > 0.02
     assert apart < 1e-4 * moved
 
 
