@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from infra_lib.errors import InfraError, printable
+from infra_lib.errors import InfraError, InfraWarning, printable
+
+_showwarning = warnings.showwarning
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
@@ -63,14 +66,34 @@ def attribute_command(
     ],
     out: Annotated[Path, typer.Option(help="Folder of the results.")],
     method: Annotated[
-        str, typer.Option(help="ekfac, kfac, diagonal, identity, graddot, gradcos, trak or random.")
+        str,
+        typer.Option(
+            help="ekfac, kfac, diagonal, identity, trak, graddot, gradcos, loss, length, bm25 or random."
+        ),
     ] = "ekfac",
     levels: Annotated[str, typer.Option(help="Some of example,sentence,token.")] = "example",
     damping: Annotated[float, typer.Option(help="Multiple of a layer's mean eigenvalue.")] = 0.1,
     reading: Annotated[str, typer.Option(help="loss (a token's loss term) or position.")] = "loss",
+    normalise: Annotated[
+        str, typer.Option(help="none, length, sqrt_length or self (by the root of self-influence).")
+    ] = "none",
+    self_influence: Annotated[
+        bool, typer.Option("--self-influence", help="Write self_influence.parquet too.")
+    ] = False,
+    labels: Annotated[
+        str, typer.Option(help="Behind the factors: sampled (true Fisher) or empirical.")
+    ] = "sampled",
+    layers: Annotated[
+        str | None, typer.Option(help="Regular expression over linear layers; those of the MLPs by default.")
+    ] = None,
+    checkpoints: Annotated[
+        list[str] | None,
+        typer.Option(help="Another model to average scores over; may be given several times."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     batch_tokens: Annotated[int, typer.Option(help="Padded tokens per batch.")] = 4096,
-    seed: Annotated[int, typer.Option(help="Of the sampled labels.")] = 0,
+    memory: Annotated[str, typer.Option(help="For factors under construction, such as 4GiB.")] = "4GiB",
+    seed: Annotated[int, typer.Option(help="Of sampled labels, projections and chance.")] = 0,
     target_mean: Annotated[str, typer.Option(help="sum or token.")] = "sum",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="List bad examples and go on.")] = False,
@@ -78,26 +101,32 @@ def attribute_command(
     """Score training examples of your own under a model of your own."""
     from infra_lib.attribute import Options, attribute
 
-    chosen = tuple(level.strip() for level in levels.split(",") if level.strip())
     folder = attribute(
         Options(
-            model,
-            train,
-            target,
-            out,
-            method,
-            chosen,
-            damping,
-            reading,
-            device,
-            batch_tokens,
-            seed,
-            target_mean,
-            dtype,
-            skip_bad,
+            model=model,
+            train=train,
+            target=target,
+            out=out,
+            method=method,
+            levels=tuple(level.strip() for level in levels.split(",") if level.strip()),
+            damping=damping,
+            reading=reading,
+            device=device,
+            batch_tokens=batch_tokens,
+            seed=seed,
+            target_mean=target_mean,
+            dtype=dtype,
+            skip_bad=skip_bad,
+            normalise=normalise,
+            self_influence=self_influence,
+            labels=labels,
+            layers=layers,
+            memory=memory,
+            checkpoints=tuple(checkpoints or ()),
         )
     )
-    typer.echo(f"scores are in {folder}")
+    if _is_main():
+        typer.echo(f"scores are in {folder}")
 
 
 @app.command("finetune")
@@ -355,19 +384,51 @@ def stage_command(
 
 
 def main() -> None:
-    """Run the command line and turn user errors into one sentence."""
+    """Run the command line and turn user errors into one sentence.
+
+    Of several processes under torchrun, the first that fails speaks for all.
+    """
+    warnings.showwarning = _show_warning
     try:
         app()
     except InfraError as error:
-        typer.echo(f"infra: {printable(str(error))}", err=True)
-        sys.exit(2)
+        _fail(f"infra: {printable(str(error))}", 2)
     except KeyboardInterrupt:
-        typer.echo("infra: interrupted; what finished is kept", err=True)
-        sys.exit(130)
+        _fail("infra: interrupted; what finished is kept", 130)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        typer.echo(f"infra: {os.strerror(error.errno) if error.errno else error}{where}", err=True)
-        sys.exit(2)
+        _fail(f"infra: {os.strerror(error.errno) if error.errno else error}{where}", 2)
+    except Exception:
+        if _speaks_first():
+            raise
+        sys.exit(1)
+
+
+def _fail(text: str, status: int) -> NoReturn:
+    if _speaks_first():
+        # Under torchrun the line that ends above may be another process's progress.
+        typer.echo(f"\n{text}" if "RANK" in os.environ else text, err=True)
+    sys.exit(status)
+
+
+def _is_main() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _speaks_first() -> bool:
+    if "RANK" not in os.environ:
+        return True
+    from infra_lib.distributed import speaks_first
+
+    return speaks_first()
+
+
+def _show_warning(message: Warning | str, *where: Any, **also: Any) -> None:
+    """Show a warning of this project as one line, without the line of code that gave it."""
+    if isinstance(message, InfraWarning):
+        typer.echo(f"infra: warning: {message}", err=True)
+    else:
+        _showwarning(message, *where, **also)
 
 
 if __name__ == "__main__":

@@ -104,8 +104,13 @@ def _is_generic(folder: Path) -> bool:
     )
 
 
-def check_model_folder(source: str | Path) -> None:
+def check_model_folder(source: str | Path, *, weights: bool = True) -> None:
     """Raise for a local model folder that is missing or torn; hub names pass.
+
+    Parameters
+    ----------
+    weights
+        Read all weights too; False looks at the folder and its configuration alone.
 
     Raises
     ------
@@ -120,7 +125,7 @@ def check_model_folder(source: str | Path) -> None:
         raise ModelError(f"{source} is neither a model folder nor a hub name such as Qwen/Qwen2.5-0.5B")
     config = _read_object(folder / "config.json")
     stored = numbers = 0
-    for path in weight_files(folder):
+    for path in weight_files(folder) if weights else ():
         try:
             with safe_open(path, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 (safe_open is no dictionary)
