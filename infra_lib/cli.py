@@ -73,6 +73,10 @@ def attribute_command(
     target_mean: Annotated[str, typer.Option(help="sum or token.")] = "sum",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="List bad examples and go on.")] = False,
+    refine: Annotated[int, typer.Option(help="Iterations that refine ekfac (Gauss-Newton); 0: none.")] = 0,
+    refine_batch: Annotated[
+        int, typer.Option(help="Training examples of each such iteration; 0: all, by conjugate gradients.")
+    ] = 0,
 ) -> None:
     """Score training examples of your own under a model of your own."""
     from infra_lib.attribute import Options, attribute
@@ -94,6 +98,8 @@ def attribute_command(
             target_mean,
             dtype,
             skip_bad,
+            refine=refine,
+            refine_batch=refine_batch,
         )
     )
     typer.echo(f"scores are in {folder}")

@@ -55,6 +55,10 @@ class Options:
         ``sum``: f is the mean of summed log-likelihoods; ``token``: of their means per token.
     skip_bad
         Leave out examples that cannot be used and list them in ``skipped.jsonl``.
+    refine
+        Iterations that refine the EK-FAC directions (see :mod:`infra_lib.refine`); 0 for none.
+    refine_batch
+        Training examples of each such iteration; 0 takes all, by conjugate gradients.
     """
 
     model: str
@@ -71,6 +75,8 @@ class Options:
     target_mean: str = "sum"
     dtype: str = "float32"
     skip_bad: bool = False
+    refine: int = 0
+    refine_batch: int = 0
 
     def check(self) -> None:
         """Raise for the first option that cannot be.
@@ -98,8 +104,15 @@ class Options:
             raise ParameterError("--damping", self.damping, "a finite number above 0")
         if self.batch_tokens < 1:
             raise ParameterError("--batch-tokens", self.batch_tokens, "1 or more")
-        if self.seed < 0:
-            raise ParameterError("--seed", self.seed, "0 or more")
+        for name, value in (
+            ("--seed", self.seed),
+            ("--refine", self.refine),
+            ("--refine-batch", self.refine_batch),
+        ):
+            if value < 0:
+                raise ParameterError(name, value, "0 or more")
+        if self.refine and self.method != "ekfac":
+            raise ParameterError("--refine", self.refine, f"0 with --method {self.method}: it refines ekfac")
         self._check_out()
         self._check_device()
 

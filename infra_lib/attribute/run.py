@@ -30,6 +30,7 @@ import torch
 from infra_lib import baselines
 from infra_lib.attribute.inputs import Inputs, read_inputs
 from infra_lib.attribute.options import CURVATURE, Options
+from infra_lib.attribute.refinement import refine_directions, refinement_record
 from infra_lib.attributes import score_table
 from infra_lib.curvature import Factors, fit_factors
 from infra_lib.errors import NumericalError
@@ -109,11 +110,18 @@ def _score(
             for target, gradient in gradients.items()
         }
     score = loss_scores if options.reading == "loss" else position_scores
+    refined = None
+    if options.refine:
+        refined = refine_directions(options, model, inputs, factors, gradients, pad_id=pad, progress=progress)
+        plain, directions = directions, refined.directions
     tokens = score(model, inputs.encoded, directions, progress=progress, **size)
     if options.method == "gradcos":
         tokens = _cosines(tokens, gradients, baselines.gradient_norms(model, inputs.encoded, names, **size))
     totals = example_scores(tokens)
     _refuse_constant(totals)
+    if refined:
+        unrefined = example_scores(score(model, inputs.encoded, plain, progress=progress, **size))
+        checks["refinement"] = refinement_record(refined, unrefined, totals)
     checks["single_against_batch"] = _check_single(score, model, inputs, directions, totals, options)
     return totals, tokens, checks
 

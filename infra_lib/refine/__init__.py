@@ -21,7 +21,7 @@ J_itᵀ w             [out, in] a layer   pulled back to the weights, in reverse
 
 G is never formed: one product costs a forward pass, a forward-mode pass and a backward pass over the
 examples (:class:`GaussNewton`). Two solvers share the EK-FAC preconditioner P and start from its
-solution P⁻¹∇f:
+direction P⁻¹∇f, times the one factor per target that solves the system best (it changes no rank):
 
 :func:`refine`
     V ← V + η P⁻¹ (∇f − (G_B + Λ_λ) V), with a fresh minibatch B at each step: the preconditioned

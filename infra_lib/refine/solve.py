@@ -29,23 +29,33 @@ class Refined:
     directions
         Target name to direction, one tensor [out, in] per layer.
     record
-        Columns target, iteration, examples (that products were taken with so far, a pass over the
-        training set being its size), residual. ``residual`` is ‖∇f − (G + Λ_λ) V‖ / ‖∇f‖ over the
-        whole training set; iteration 0 is EK-FAC alone.
+        Columns target, iteration, products (with one example each, taken so far, those of residuals
+        included), residual. ``residual`` is ‖∇f − (G + Λ_λ) V‖ / ‖∇f‖ over the whole training set.
+        Iteration 0 is the EK-FAC direction times ``scale``.
+    scale
+        Target name to the factor by which EK-FAC's direction solves the system best. It changes no rank.
+    unscaled
+        Target name to the residual of EK-FAC's direction as it is.
     step
         Step size of the stochastic iterations; None for conjugate gradients.
     """
 
     directions: dict[str, dict[str, Tensor]]
     record: pd.DataFrame
+    scale: dict[str, float]
+    unscaled: dict[str, float]
     step: float | None = None
 
     def residuals(self) -> dict[str, dict[str, float]]:
-        """Return, per target, the residual of EK-FAC alone and of the refined direction."""
+        """Return, per target, the residuals of EK-FAC as it is, of EK-FAC rescaled, and of the refined."""
         found = {}
         for target, rows in self.record.groupby("target"):
             ordered = rows.sort_values("iteration")["residual"]
-            found[str(target)] = {"ekfac": float(ordered.iloc[0]), "refined": float(ordered.iloc[-1])}
+            found[str(target)] = {
+                "ekfac": self.unscaled[str(target)],
+                "ekfac_rescaled": float(ordered.iloc[0]),
+                "refined": float(ordered.iloc[-1]),
+            }
         return found
 
 
@@ -117,25 +127,51 @@ class System:
 
 
 class _Record:
-    """Residuals as they come, shown on a progress bar."""
+    """Residuals as they come, shown on a progress bar, and the start that both solvers share.
+
+    Attributes
+    ----------
+    scale
+        Best factor of EK-FAC's direction per target, from the first product with the training set; in
+        the norm of the system's matrix this is the first step of conjugate gradients from zero.
+    image
+        (G + Λ_λ) times EK-FAC's direction.
+    """
 
     def __init__(self, system: System, iterations: int, what: str, progress: bool) -> None:
-        self.rows: list[dict[str, Any]] = []
         self._system = system
+        self._rows: list[dict[str, Any]] = []
+        self.products = len(system.matrix.encoded)
         self.bar = tqdm(total=iterations, desc=what, unit="iteration", disable=not progress)
+        self.image = system.product(system.start)
+        self.scale = _ratio(dot(system.start, system.right), dot(system.start, self.image))
+        self._unscaled = system.relative(add(system.right, self.image, -np.ones_like(self.scale)))
+        self.residual = add(system.right, self.image, -self.scale)
+        self.worst = self.add(0, self.residual)
 
-    def add(self, iteration: int, examples: int, relative: np.ndarray) -> None:
-        if not np.isfinite(relative).all():
-            raise NumericalError(f"the residual of the refinement is not finite at iteration {iteration}")
-        self.rows += [
-            {"target": t, "iteration": iteration, "examples": examples, "residual": float(value)}
+    def add(self, iteration: int, residual: Stacked) -> float:
+        """Keep the relative residuals of an iteration and return the largest."""
+        relative = self._system.relative(residual)
+        self._rows += [
+            {"target": t, "iteration": iteration, "products": self.products, "residual": float(value)}
             for t, value in zip(self._system.targets, relative, strict=True)
         ]
         self.bar.set_postfix(residual=f"{relative.max():.2e}", refresh=False)
+        return float(relative.max())
 
-    def frame(self) -> pd.DataFrame:
+    def close(self, solution: Stacked, step: float | None = None) -> Refined:
+        """Return the result."""
         self.bar.close()
-        return pd.DataFrame(self.rows, columns=["target", "iteration", "examples", "residual"])
+        if not all(torch.isfinite(part).all() for part in solution.values()):
+            raise NumericalError("a refined direction is not finite")
+        targets = self._system.targets
+        return Refined(
+            self._system.split(solution),
+            pd.DataFrame(self._rows),
+            dict(zip(targets, self.scale.tolist(), strict=True)),
+            dict(zip(targets, self._unscaled.tolist(), strict=True)),
+            step,
+        )
 
 
 def conjugate_gradients(
@@ -146,7 +182,7 @@ def conjugate_gradients(
     Parameters
     ----------
     iterations
-        At most so many; each costs one product with the whole training set.
+        At most so many on top of EK-FAC; each costs one product with the whole training set.
     tolerance
         Stop once every target's relative residual is below it.
 
@@ -155,29 +191,27 @@ def conjugate_gradients(
     ParameterError
         For iterations below 1 or a tolerance that is not above 0.
     NumericalError
-        Where the residual is not finite.
+        Where the solution is not finite.
     """
     _check_positive(iterations=iterations, tolerance=tolerance)
-    count = len(system.matrix.encoded)
     record = _Record(system, iterations, "conjugate gradients", progress)
-    solution = system.start
-    residual = system.residual(solution)
-    record.add(0, count, system.relative(residual))
-    turned = system.preconditioned(residual)
-    search, inner = turned, dot(residual, turned)
+    solution = add(system.start, system.start, record.scale - 1)
+    residual, search, worst = record.residual, system.start, record.worst
+    inner = dot(system.right, system.start)
     for iteration in range(1, iterations + 1):
-        if system.relative(residual).max() <= tolerance:
+        if worst <= tolerance:
             break
-        image = system.product(search)
-        length = _ratio(inner, dot(search, image))
-        solution = add(solution, search, length)
-        residual = add(residual, image, -length)
         turned = system.preconditioned(residual)
         before, inner = inner, dot(residual, turned)
         search = add(turned, search, _ratio(inner, before))
-        record.add(iteration, count * (iteration + 1), system.relative(residual))
+        image = system.product(search)
+        record.products += len(system.matrix.encoded)
+        length = _ratio(inner, dot(search, image))
+        solution = add(solution, search, length)
+        residual = add(residual, image, -length)
+        worst = record.add(iteration, residual)
         record.bar.update()
-    return Refined(system.split(solution), record.frame())
+    return record.close(solution)
 
 
 def refine(
@@ -197,7 +231,7 @@ def refine(
     Parameters
     ----------
     iterations
-        At most so many; each costs one product with a minibatch.
+        At most so many on top of EK-FAC; each costs one product with a minibatch.
     batch_examples
         Examples of a minibatch. They go through the training set in an order drawn anew for each pass
         from (seed, ids), so the order of the file does not matter.
@@ -228,32 +262,29 @@ def refine(
         step = step_size(system, batch_examples=batch_examples, seed=seed)
     _check_positive(step=step)
     record = _Record(system, iterations, "refining", progress)
-    current, tail, averaged = system.start, system.start, 0
-    record.add(0, len(encoded), system.relative(system.residual(current)))
+    current = add(system.start, system.start, record.scale - 1)
+    estimate, averaged = current, 0
     first = iterations - max(1, round(average * iterations)) + 1
     looks = {math.ceil(iterations * k / checks) for k in range(1, checks + 1)}
-    for iteration, rows in zip(
-        range(1, iterations + 1), minibatches(encoded, batch_examples, seed), strict=False
-    ):
-        change = system.preconditioned(system.residual(current, rows))
+    drawn = minibatches(encoded, batch_examples, seed)
+    for iteration in range(1, iterations + 1):
+        change = system.preconditioned(system.residual(current, next(drawn)))
         current = add(current, change, np.full(len(system.targets), step))
-        if iteration >= first:
-            averaged += 1
-            tail = blend(tail, current, 1 / averaged)
+        averaged += iteration >= first
+        estimate = blend(estimate, current, 1 / averaged) if averaged else current
+        record.products += batch_examples
         record.bar.update()
         if iteration in looks:
-            estimate = tail if averaged else current
-            relative = system.relative(system.residual(estimate))
-            if not np.isfinite(relative).all() or relative.max() > 1e3 * record.rows[0]["residual"]:
+            worst = record.add(iteration, system.residual(estimate))
+            record.products += len(encoded)
+            if not worst <= 1e3 * record.worst:
                 raise NumericalError(
                     f"the refinement diverges with step {step:g} and {batch_examples} examples a minibatch; "
                     "take a smaller step or larger minibatches"
                 )
-            record.add(iteration, len(encoded) + iteration * batch_examples, relative)
-            if relative.max() <= tolerance:
-                tail = estimate
+            if worst <= tolerance:
                 break
-    return Refined(system.split(tail), record.frame(), step)
+    return record.close(estimate, step)
 
 
 def step_size(system: System, *, batch_examples: int, seed: int = 0, powers: int = 6) -> float:
