@@ -92,11 +92,15 @@ def attribute_command(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     batch_tokens: Annotated[int, typer.Option(help="Padded tokens per batch.")] = 4096,
-    memory: Annotated[str, typer.Option(help="For factors under construction, such as 4GiB.")] = "4GiB",
+    memory: Annotated[str, typer.Option(help="For factors under construction, such as 4GiB.")] = "2GiB",
     seed: Annotated[int, typer.Option(help="Of sampled labels, projections and chance.")] = 0,
     target_mean: Annotated[str, typer.Option(help="sum or token.")] = "sum",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="List bad examples and go on.")] = False,
+    refine: Annotated[int, typer.Option(help="Iterations that refine ekfac (Gauss-Newton); 0: none.")] = 0,
+    refine_batch: Annotated[
+        int, typer.Option(help="Training examples of each such iteration; 0: all, by conjugate gradients.")
+    ] = 0,
 ) -> None:
     """Score training examples of your own under a model of your own."""
     from infra_lib.attribute import Options, attribute
@@ -123,6 +127,8 @@ def attribute_command(
             layers=layers,
             memory=memory,
             checkpoints=tuple(checkpoints or ()),
+            refine=refine,
+            refine_batch=refine_batch,
         )
     )
     if _is_main():

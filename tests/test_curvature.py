@@ -176,9 +176,7 @@ def test_second_moments_are_the_same_whichever_side_is_rotated_first() -> None:
     generator = torch.Generator().manual_seed(0)
     grads, acts = (torch.randn(9, width, generator=generator) for width in (5, 7))
     q_out, q_in = (torch.linalg.qr(torch.randn(d, d, generator=generator))[0] for d in (5, 7))
-    expected = sum(
-        (q_out.T @ grads[a:b].T @ acts[a:b] @ q_in).square() for a, b in ((0, 4), (4, 5), (5, 9))
-    )
+    expected = sum((q_out.T @ grads[a:b].T @ acts[a:b] @ q_in).square() for a, b in ((0, 4), (4, 5), (5, 9)))
     for left, right in ((True, True), (True, False), (False, True), (False, False)):
         total = torch.zeros(5, 7)
         add_squares(
@@ -216,7 +214,9 @@ def test_no_gradient_flows_below_the_first_layer_that_needs_one(tokenizer, rows)
     modules = {n: m for n, m in mlp_linears(model).items() if ".2." in n}
     below = []
     handle = model.model.layers[1].register_forward_hook(
-        lambda _m, _i, output: below.append((output[0] if isinstance(output, tuple) else output).requires_grad)
+        lambda _m, _i, output: below.append(
+            (output[0] if isinstance(output, tuple) else output).requires_grad
+        )
     )
     batch = batches(rows[:2], batch_tokens=10**6, pad_id=0)[0]
     with watched(model, modules, lambda *_: None, lambda *_: None):

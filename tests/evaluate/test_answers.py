@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_qwen2
+from infra_lib.evaluate.exam import sit_exam
 from scipy import stats
 
 from infra_lib.errors import DataError, InfraError, ModelError, ParameterError
-from infra_lib.evaluate.exam import sit_exam
 from infra_lib.evaluate.generate import Sampling, TransformersEngine, VllmEngine, answer, chat_end_tokens
 from infra_lib.evaluate.generate.per_row import PerRowSampler
 from infra_lib.models import load_tokenizer, save_model
