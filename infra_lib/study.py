@@ -165,7 +165,7 @@ class Study(BaseModel):
     processes: int = Field(2, ge=1, le=1024, description="a whole number, 1 or more")
     sandbox: Literal["auto", "bubblewrap", "process"] = Field(
         "auto",
-        description="auto or bubblewrap (programs run in namespaces or not at all), or process (limits alone)",
+        description="auto or bubblewrap (programs run in namespaces or not), or process (limits alone)",
     )
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:0")
 

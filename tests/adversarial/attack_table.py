@@ -10,7 +10,10 @@ from dataclasses import dataclass
 
 from infra_lib.evaluate.sandbox import Limits
 
-LIMITS = Limits(cpu_seconds=1, wall_seconds=2.0)
+LIMITS = Limits(cpu_seconds=1, wall_seconds=8.0)
+
+SHORT = Limits(cpu_seconds=1, wall_seconds=1.0)
+"""For attacks that are meant to end by the clock."""
 
 SECRET = 987654321
 """A value that tests expect and that no program can find."""
@@ -59,6 +62,11 @@ class Attack:
     ends: tuple[str, ...]
     way: str = "run"
     control: bool = False
+
+    @property
+    def limits(self) -> Limits:
+        """What the program may use."""
+        return SHORT if self.ends[0] == "timeout" else LIMITS
 
 
 def escape(title: str, attempts: str, *, control: bool = False) -> Attack:

@@ -169,7 +169,14 @@ for address in ('1.1.1.1', '8.8.8.8', '169.254.169.254'):
     escape(
         "UDP to a service of the machine",
         """
-attempt(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', @PORT@)))
+import time
+def heard():
+    there = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    there.connect(('127.0.0.1', @PORT@))
+    there.send(b'x')
+    time.sleep(0.05)
+    there.send(b'x')  # refused by now where nobody listens
+attempt(heard)
 attempt(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('1.1.1.1', 53)))
 """,
         control=True,
@@ -264,8 +271,9 @@ for name in ('mnt', 'net', 'pid', 'user'):
     escape(
         "a file opened by its handle",
         """
-attempt(lambda: system((303, 264), -100, b'/', ctypes.create_string_buffer(200), ctypes.create_string_buffer(8), 0))
-attempt(lambda: system((304, 265), 3, ctypes.create_string_buffer(200), 0))
+room = ctypes.create_string_buffer(200)
+attempt(lambda: system((303, 264), -100, b'/', room, ctypes.create_string_buffer(8), 0))
+attempt(lambda: system((304, 265), 3, room, 0))
 """,
     ),
     escape(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attack_table import PRELUDE, Attack, escape
+from attack_table import Attack, escape
 
 EXHAUSTING = [
     Attack("an endless loop", "while True: pass", ("timeout",)),
@@ -225,7 +225,11 @@ g()
 """,
         ("killed", "error", "memory", "timeout"),
     ),
-    Attack("source nested deeper than a parser goes", "eval('[' * 100_000)", ("error", "memory", "killed")),
+    Attack(
+        "source nested deeper than a parser goes",
+        "eval('[' * 100_000)",
+        ("error", "memory", "killed", "output"),
+    ),
     Attack("an integer of a hundred million digits", "x = 10 ** 10 ** 8", ("timeout", "memory")),
     Attack(
         "an integer turned into text without a limit",
@@ -313,9 +317,8 @@ if os.fork() == 0:
     ),
     Attack(
         "a new program that stays behind",
-        PRELUDE
-        + """
-import subprocess
+        """
+import subprocess, sys
 subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(60)'], start_new_session=True)
 """,
         ("ok",),

@@ -101,7 +101,7 @@ def f(x): return 0
     *forge(
         "a search through frames and the collector for what is expected",
         """
-import gc, os, sys
+import gc, os, re, sys
 def f(x):
     seen = [repr(sys.argv), repr(dict(os.environ)), repr(x)]
     for thing in gc.get_objects():
@@ -110,27 +110,25 @@ def f(x):
     while frame:
         seen.append(repr(frame.f_locals) + repr(frame.f_globals) + repr(frame.f_code.co_consts))
         frame = frame.f_back
-    wanted = str(900000000 + 87654321)
-    return int(wanted) if any(wanted in text for text in seen) else 0
+    hits = re.findall('98765432[1]', ' '.join(seen))  # a pattern that is not its own match
+    return int(hits[0]) if hits else 0
 """,
     ),
     *forge(
         "a search through its own memory for what is expected",
         """
+import re
 def f(x):
-    wanted = (900000000 + 87654321)
-    text, raw = str(wanted).encode(), wanted.to_bytes(4, 'little')
     try: maps = open('/proc/self/maps').read().splitlines()
     except OSError: return 0
-    hits = 0
     with open('/proc/self/mem', 'rb', 0) as memory:
         for line in maps:
             first, last = (int(part, 16) for part in line.split()[0].split('-'))
             if ' r' not in line or last - first > 2**24 or '[v' in line: continue
             try: memory.seek(first); data = memory.read(last - first)
             except (OSError, ValueError): continue
-            hits += data.count(text)
-    return wanted if hits > 1 else 0
+            if hits := re.findall(b'98765432[1]', data): return int(hits[0])
+    return 0
 """,
         "wrong",
         "error",
@@ -139,7 +137,7 @@ def f(x):
     *forge(
         "a search through the calls that are yet to come",
         """
-import os
+import os, re
 def f(x):
     seen = b''
     for descriptor in range(3, 30):
@@ -147,7 +145,8 @@ def f(x):
             os.set_blocking(descriptor, False)
             seen += os.read(descriptor, 100_000)
         except OSError: pass
-    return 987654321 if b'987654321' in seen or (987654321).to_bytes(4, 'little') in seen else 0
+    hits = re.findall(b'98765432[1]|\\xb1\\x68\\xde\\x3a', seen)
+    return 987654321 if hits else 0
 """,
         "wrong",
         "error",
@@ -164,6 +163,9 @@ def f(x):
             except OSError: pass
     os._exit(0)
 """,
+        "wrong",
+        "error",
+        "output",
     ),
     *forge(
         "an answer written in place of the function's own",

@@ -71,7 +71,7 @@ class Isolation:
 
     def user(self) -> int | None:
         """Return a user for the next program, or None to leave it as it starts."""
-        if not self.as_root or (self.kind == "process" and not _others_may_read(_interpreter_file())):
+        if not self.as_root or (self.kind == "process" and not _others_may_read(interpreter_file())):
             return None
         return _fresh_user()
 
@@ -84,7 +84,7 @@ class Isolation:
             Descriptors on which bubblewrap reports and from which it reads the filter.
         """
         # No site, no paths of the user, no bytecode files; -I would also drop the hash seed.
-        python = [str(_interpreter_file()), "-P", "-s", "-S", "-B", "-X", "utf8", "-c", _LOADER]
+        python = [str(interpreter_file()), "-P", "-s", "-S", "-B", "-X", "utf8", "-c", _LOADER]
         if self.kind == "process":
             return python
         return [
@@ -132,7 +132,7 @@ def _view(narrow: bool) -> list[str]:
         )
         shared = sorted(Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib").glob("libpython*.so*"))
         visible = [libraries if libraries.is_dir() else Path("/usr/lib"), Path("/usr/lib64"), *shared]
-        visible += [Path("/etc/ld.so.cache"), _interpreter_file(), *stdlib]
+        visible += [Path("/etc/ld.so.cache"), interpreter_file(), *stdlib]
         visible += [Path(sys.base_prefix, "lib")] if private else []
     else:
         visible = [Path("/usr"), Path("/nix/store"), Path("/gnu/store"), *stdlib]
@@ -161,7 +161,7 @@ def _outermost(paths: list[Path]) -> list[Path]:
     return [path for path in there if not any(other in path.parents for other in there)]
 
 
-def _interpreter_file() -> Path:
+def interpreter_file() -> Path:
     """Return the base interpreter, not the environment's, whose packages no program needs."""
     return Path(getattr(sys, "_base_executable", None) or sys.executable).resolve()
 

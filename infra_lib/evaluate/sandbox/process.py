@@ -137,7 +137,9 @@ def judge_tests(
             answers.close()
             culprit, ended = supervise([box, bench], lambda: bench.exited)
             if ended is None and not box.exited and bench.stdout.startswith(b"gone"):
-                supervise([box], lambda: box.exited, wall=1.0)  # its pipe has closed; let it say how it ends
+                # Its pipe has closed or says nonsense; let it show how it ends, if it does.
+                _, lingering = supervise([box], lambda: box.exited, wall=0.5)
+                culprit, ended = (box, "error") if lingering else (None, None)
         return _verdict(_started(box), _started(bench), culprit, ended)
 
     return _insist(attempt)
