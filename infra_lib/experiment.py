@@ -60,7 +60,7 @@ class Run:
     test: Sequence[Example]
     config: FinetuneConfig
     root: Path
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     engine: str = "transformers"
     weights: Sequence[float] | None = None
     device: str = "cpu"

@@ -181,7 +181,7 @@ def status(root: Path, study: Study) -> list[tuple[str, str, str]]:
 
 
 def machine_of(study: Study, *, gpus: int = -1, memory: str | None = None, kind: str = "h100") -> Machine:
-    """Return the machine to plan for: so many GPUs, or where none is asked for what the study's device says."""
+    """Return the machine to plan for: so many GPUs, or what the study's device says."""
     if gpus > 0 or memory is not None or (gpus < 0 and study.device.startswith("cuda")):
         return gpu_machine(kind, gpus if gpus > 0 else study.devices_per_run, memory)
     return this_machine(study.processes)

@@ -56,7 +56,7 @@ class Study(BaseModel):
     )
     data_folder: str = Field(
         "",
-        description="empty (load from the hub) or a folder with one subfolder per data set, in the hub's format",
+        description="empty (load from the hub) or a folder with a subfolder per data set, in the hub's format",
     )
     data_revisions: dict[str, str] = Field(
         {}, description="a mapping from data set names to branches, tags or commits of the hub"
@@ -190,9 +190,7 @@ class Study(BaseModel):
             if len(set(value)) != len(value):
                 raise ParameterError(name, value, "free of repetitions")
         if self.samples > 1 and self.temperature == 0:
-            raise ParameterError(
-                "samples", self.samples, "1 where temperature is 0: greedy answers are equal"
-            )
+            raise ParameterError("samples", self.samples, "1 where temperature is 0 (greedy)")
         if self.base_model and len(self.base_seeds) > 1:
             raise ParameterError("base_seeds", self.base_seeds, "one seed where base_model is given")
         if len(self.easy) != len(self.hard) or set(self.easy) & set(self.hard):

@@ -13,7 +13,7 @@ from typing import Any
 
 from infra_lib.checksums import damage, folder_digests
 from infra_lib.closure import code_digest
-from infra_lib.errors import DataError
+from infra_lib.errors import DataError, ModelError
 from infra_lib.examples import Example
 from infra_lib.files import digest_of, file_digest, read_sealed, replace_folder, write_sealed
 from infra_lib.finetune.config import FinetuneConfig

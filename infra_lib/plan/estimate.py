@@ -17,7 +17,7 @@ Allocators keep more than tensors hold; :data:`ALLOCATOR` stands for that, measu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,7 @@ class Choices:
     targets_at_once: int = 2
     factor_bytes: int | None = None
     attribution_dtype: torch.dtype = torch.float32
-    finetune: FinetuneConfig = FinetuneConfig()
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Size:
 
 
 class Architecture:
-    """A model's shapes and traced passes, from its configuration alone; shared by plans that differ in choices."""
+    """A model's shapes and traced passes, from its configuration alone; plans that differ in choices share it."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -188,7 +188,7 @@ class Plan:
     architecture: Architecture
     work: Workload
     machine: Machine
-    choices: Choices = Choices()
+    choices: Choices = field(default_factory=Choices)
 
     def steps(self) -> list[Step]:
         """Return every step of the study's notebooks, in order."""
@@ -307,7 +307,7 @@ class Plan:
             _resident(self.weight_bytes + found.peak_bytes + construction),
             seconds + eigen / speed,
             disk_bytes=self.architecture.size.factor_bytes * work.models,
-            note=f"{len(parts)} part{plural} of at most {held / 2**30:.2g} GiB, {rows} × {width} tokens a batch",
+            note=f"{len(parts)} part{plural} of {held / 2**30:.2g} GiB at most, {rows} × {width} tokens a batch",
         )
 
     def score(self) -> Step:

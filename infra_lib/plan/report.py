@@ -68,8 +68,8 @@ class StudyPlan:
         size = self.size
         found = [
             f"study {self.study}: {self.model} on {self.machine.name}",
-            f"  {size.parameters / 1e9:.3g} billion parameters, {size.attributed / 1e9:.3g} billion of them in"
-            f" {size.layers} MLP layers; factors {gib(size.factor_bytes)} on disk",
+            f"  {count(size.parameters)} parameters, {count(size.attributed)} of them in {size.layers} MLP layers;"
+            f" factors {gib(size.factor_bytes)} on disk",
             f"  {'notebook':21} {'step':12} {'memory':>10} {'time':>9} {'disk':>10}  how",
         ]
         found += [
@@ -78,11 +78,13 @@ class StudyPlan:
             for s in self.steps
         ]
         found.append(
-            f"  {'together':34} {gib(self.peak_bytes):>10} {duration(self.seconds):>9} {gib(self.disk_bytes):>10}"
+            f"  {'together':34} {gib(self.peak_bytes):>10} {duration(self.seconds):>9}"
+            f" {gib(self.disk_bytes):>10}"
         )
         found += [f"  so that it fits: {change}" for change in self.changes]
         found.append(
-            f"  memory is per device; time supposes {self.machine.utilisation:.0%} of the device's peak (our choice)"
+            f"  memory is per device; time supposes {self.machine.utilisation:.0%} of the device's peak"
+            " (our choice)"
         )
         return found
 
@@ -138,8 +140,8 @@ def find_config(study: Study, root: Path) -> tuple[str, Any]:
     except (OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         raise ModelError(
-            f"no configuration of {source}: it is no local folder, none of {', '.join(known_names())}, and the hub "
-            f"gave none ({reason})"
+            f"no configuration of {source}: it is no local folder, none of {', '.join(known_names())}, "
+            f"and the hub gave none ({reason})"
         ) from None
 
 
@@ -190,6 +192,11 @@ def comparison(machines: list[Machine], names: list[str] | None = None, *, lengt
                 row["changes"], row["refused"] = "", error.valid
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def count(number: int) -> str:
+    """Return a number of parameters in words."""
+    return f"{number / 1e9:.3g} billion" if number >= 1e9 else f"{number / 1e6:.3g} million"
 
 
 def gib(size: float) -> str:

@@ -113,7 +113,7 @@ def test_only_ekfac_can_be_refined(model_folder, files, tmp_path) -> None:
         ({"refine": 1, "refine_batch": -1}, "--refine-batch is -1"),
     ):
         with pytest.raises(ParameterError, match=words):
-            options(model_folder, files, tmp_path, **change).check()
+            run(model_folder, files, tmp_path, **change)
 
 
 def test_trak_scores_examples_and_says_how_many_found_themselves(model_folder, files, tmp_path) -> None:
