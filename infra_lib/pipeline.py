@@ -189,7 +189,8 @@ def machine_of(study: Study, *, gpus: int = -1, memory: str | None = None, kind:
 
 def dry_run(root: Path, study: Study) -> list[str]:
     """Return every step with its state, its inputs and its estimated cost, without running anything."""
-    from infra_lib.plan.report import duration, gib, plan_study
+    from infra_lib.plan.hardware import duration, gib
+    from infra_lib.plan.report import plan_study
 
     lines: list[str] = []
     try:

@@ -56,7 +56,7 @@ class Study(BaseModel):
     )
     data_folder: str = Field(
         "",
-        description="empty (load from the hub) or a folder with a subfolder per data set, in the hub's format",
+        description="empty (load from the hub) or a folder with a subfolder per data set",
     )
     data_revisions: dict[str, str] = Field(
         {}, description="a mapping from data set names to branches, tags or commits of the hub"

@@ -29,7 +29,7 @@ from infra_lib.curvature.fit import construction_bytes, partitions
 from infra_lib.finetune.config import FinetuneConfig
 from infra_lib.finetune.memory import lora_parameters, state_bytes
 from infra_lib.models import linears
-from infra_lib.plan.hardware import Machine
+from infra_lib.plan.hardware import Machine, gib
 from infra_lib.plan.trace import Trace, Traced, meta_batch, meta_model
 from infra_lib.plan.workload import Workload
 
@@ -101,7 +101,7 @@ class Size:
 
 
 class Architecture:
-    """A model's shapes and traced passes, from its configuration alone; plans that differ in choices share it."""
+    """A model's shapes and traced passes, from its configuration alone; plans may share it."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -307,7 +307,7 @@ class Plan:
             _resident(self.weight_bytes + found.peak_bytes + construction),
             seconds + eigen / speed,
             disk_bytes=self.architecture.size.factor_bytes * work.models,
-            note=f"{len(parts)} part{plural} of {held / 2**30:.2g} GiB at most, {rows} × {width} tokens a batch",
+            note=f"{len(parts)} part{plural} of at most {gib(held)}, {rows} × {width} tokens a batch",
         )
 
     def score(self) -> Step:

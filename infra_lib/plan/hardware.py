@@ -108,3 +108,25 @@ def parse_size(name: str, text: str) -> int:
         raise ParameterError(name, text, "a size such as 80GiB or 24GB")
     base = 1000 if match[2] and not match[3] and text.strip().lower().endswith("b") else 1024
     return int(float(match[1]) * base ** ("kmgt".index(match[2].lower()) + 1 if match[2] else 0))
+
+
+def count(number: int) -> str:
+    """Return a number of parameters in words."""
+    return f"{number / 1e9:.3g} billion" if number >= 1e9 else f"{number / 1e6:.3g} million"
+
+
+def gib(size: float) -> str:
+    """Return bytes in words."""
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20)):
+        if size >= scale or unit == "MiB":
+            return f"{size / scale:.3g} {unit}" if size < 1000 * scale else f"{size / scale:,.0f} {unit}"
+    return ""
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

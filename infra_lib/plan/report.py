@@ -15,7 +15,7 @@ from infra_lib.errors import ModelError
 from infra_lib.models import model_config
 from infra_lib.plan.estimate import Architecture, Choices, Plan, Size, Step
 from infra_lib.plan.fit import fitted
-from infra_lib.plan.hardware import Machine
+from infra_lib.plan.hardware import Machine, count, duration, gib
 from infra_lib.plan.workload import Lengths, Workload, expected_lengths, workload
 from infra_lib.study import Study
 
@@ -68,8 +68,8 @@ class StudyPlan:
         size = self.size
         found = [
             f"study {self.study}: {self.model} on {self.machine.name}",
-            f"  {count(size.parameters)} parameters, {count(size.attributed)} of them in {size.layers} MLP layers;"
-            f" factors {gib(size.factor_bytes)} on disk",
+            f"  {count(size.parameters)} parameters, {count(size.attributed)} in {size.layers} MLP layers"
+            f"; factors {gib(size.factor_bytes)} on disk",
             f"  {'notebook':21} {'step':12} {'memory':>10} {'time':>9} {'disk':>10}  how",
         ]
         found += [
@@ -192,25 +192,3 @@ def comparison(machines: list[Machine], names: list[str] | None = None, *, lengt
                 row["changes"], row["refused"] = "", error.valid
             rows.append(row)
     return pd.DataFrame(rows)
-
-
-def count(number: int) -> str:
-    """Return a number of parameters in words."""
-    return f"{number / 1e9:.3g} billion" if number >= 1e9 else f"{number / 1e6:.3g} million"
-
-
-def gib(size: float) -> str:
-    """Return bytes in words."""
-    for unit, scale in (("GiB", 2**30), ("MiB", 2**20)):
-        if size >= scale or unit == "MiB":
-            return f"{size / scale:.3g} {unit}" if size < 1000 * scale else f"{size / scale:,.0f} {unit}"
-    return ""
-
-
-def duration(seconds: float) -> str:
-    """Return a time in words."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
