@@ -155,7 +155,9 @@ def _fit_partition(
     layers, checks = {}, {}
     inputs = {name: f"{shared[name]}|in" for name in modules}
     rotations = {name: (bases[inputs[name]][1], bases[f"{name}|out"][1]) for name in modules}
-    corrected, plain = _second_moments(model, modules, rotations, groups, source, tick, kept, shared, diagonal)
+    corrected, plain = _second_moments(
+        model, modules, rotations, groups, source, tick, kept, shared, diagonal
+    )
     for name in modules:
         (s_in, q_in), (s_out, q_out) = bases[inputs[name]], bases[f"{name}|out"]
         layers[name] = LayerFactors(q_in, q_out, s_in, s_out, corrected[name], plain.get(name))
