@@ -36,10 +36,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from infra_lib.curvature import Factors, captured, model_fingerprint, out_by_in
+from infra_lib.curvature import Factors, model_fingerprint, out_by_in, watched
 from infra_lib.distributed import add_up, is_main, shard
 from infra_lib.errors import ModelError, NumericalError, ParameterError
-from infra_lib.models import Batch, Encoded, batches, response_logits, token_log_probs
+from infra_lib.models import Batch, Encoded, batches, response_log_probs, response_logits, token_log_probs
 
 Direction = Mapping[str, Tensor]
 """One tensor [out, in] per layer name."""
@@ -89,7 +89,7 @@ def target_gradient(
             if per_token:
                 log_probs = log_probs / batch.loss_mask.sum(1).to(log_probs)
             for name, grad in zip(names, torch.autograd.grad(log_probs.sum(), weights), strict=True):
-                totals[name] += grad.float() / len(targets)
+                totals[name].add_(grad.float(), alpha=1 / len(targets))
     finally:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
@@ -150,7 +150,8 @@ def token_scores(
 ) -> dict[str, list[np.ndarray]]:
     """Score every response token of every example on every target: the loss-term reading.
 
-    One forward-mode pass (``torch.func.jvp``) per batch; targets share its primal computation.
+    One forward-mode pass (``torch.func.jvp``) per batch; targets share its primal computation, and the
+    softmax is taken once for all of them, at the positions that predict a response token alone.
 
     Parameters
     ----------
@@ -256,15 +257,26 @@ def position_scores(
     groups = batches(part.take(encoded), batch_tokens=batch_tokens, pad_id=pad_id)
     for batch in tqdm(groups, desc="scoring positions", unit="batch", disable=not (progress and is_main())):
         batch = batch.to(model.device)
-        with captured(model, chosen) as seen:
-            token_log_probs(model, batch).sum().backward()
-        for target, direction in directions.items():
-            total = sum(
-                ((seen[name][0] @ direction[name].to(seen[name][0]).T) * seen[name][1]).sum(-1)
-                for name in names
-            )
-            values = total.float().cpu().numpy()  # type: ignore[union-attr]
-            real = batch.attention_mask.bool().cpu().numpy()
+        totals = {target: torch.zeros(batch.input_ids.numel(), device=model.device) for target in directions}
+        inputs: dict[str, Tensor] = {}
+
+        def contract(
+            name: str,
+            grads: Tensor,
+            inputs: dict[str, Tensor] = inputs,
+            totals: Mapping[str, Tensor] = totals,
+        ) -> None:
+            acts = inputs.pop(name).flatten(0, -2)
+            for target, direction in directions.items():
+                pulled = acts @ direction[name].to(acts).T
+                totals[target] += (pulled * grads.flatten(0, -2)).sum(-1)
+
+        # Contracted as the backward pass meets each layer: one layer's rows in memory, not all of them.
+        with watched(model, chosen, inputs.__setitem__, contract):
+            response_log_probs(model, batch).sum().backward()
+        real = batch.attention_mask.bool().cpu().numpy()
+        for target in directions:
+            values = totals[target].view(batch.input_ids.shape).cpu().numpy()
             for i, row in enumerate(batch.rows):
                 scores[target][row] = values[i][real[i]]
     scores = part.gather(scores)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra_lib.curvature import LABELS
-from infra_lib.distributed import is_main
+from infra_lib.distributed import is_main, size
 from infra_lib.errors import ParameterError
 
 METHODS: dict[str, str] = {
@@ -93,6 +93,10 @@ class Options:
     checkpoints
         More models of the same architecture (folders or hub names), such as other seeds or epochs;
         scores are the mean over ``model`` and all of these.
+    refine
+        Iterations that refine the EK-FAC directions (see :mod:`infra_lib.refine`); 0 for none.
+    refine_batch
+        Training examples of each such iteration; 0 takes all, by conjugate gradients.
     """
 
     model: str
@@ -113,8 +117,10 @@ class Options:
     self_influence: bool = False
     labels: str = "sampled"
     layers: str | None = None
-    memory: str = "4GiB"
+    memory: str = "2GiB"
     checkpoints: tuple[str, ...] = ()
+    refine: int = 0
+    refine_batch: int = 0
 
     @property
     def memory_bytes(self) -> int:
@@ -151,8 +157,13 @@ class Options:
             raise ParameterError("--damping", self.damping, "a finite number above 0")
         if self.batch_tokens < 1:
             raise ParameterError("--batch-tokens", self.batch_tokens, "1 or more")
-        if self.seed < 0:
-            raise ParameterError("--seed", self.seed, "0 or more")
+        for name, value in (
+            ("--seed", self.seed),
+            ("--refine", self.refine),
+            ("--refine-batch", self.refine_batch),
+        ):
+            if value < 0:
+                raise ParameterError(name, value, "0 or more")
         parse_bytes("--memory", self.memory)
 
     def _check_together(self) -> None:
@@ -172,6 +183,10 @@ class Options:
         if self.method == "trak" and self.dtype != "float32":
             reason = "float32 with --method trak, whose ridge regression leaves no sample to check by"
             raise ParameterError("--dtype", self.dtype, reason)
+        if self.refine and self.method != "ekfac":
+            raise ParameterError("--refine", self.refine, f"0 with --method {self.method}: it refines ekfac")
+        if self.refine and size() > 1:
+            raise ParameterError("--refine", self.refine, "0 under torchrun: refinement runs in one process")
 
     def _check_layers(self) -> None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from infra_lib import baselines
 from infra_lib.attribute import checks as guards
 from infra_lib.attribute.inputs import Inputs
 from infra_lib.attribute.options import CURVATURE, GRADIENT, Options
+from infra_lib.attribute.refinement import refine_directions, refinement_record
 from infra_lib.attribute.scorer import Scorer, TokenScores, squared_norm
 from infra_lib.curvature import Factors, fit_factors
 from infra_lib.distributed import is_main
@@ -160,9 +161,16 @@ def _by_gradients(
         return target_gradient(model, names, rows, per_token=options.target_mean == "token", **size)
 
     gradients = {target: gradient(rows) for target, rows in inputs.targets.items()}
+    directions = plain = _directions(options, factors, gradients)
+    refined = None
+    if options.refine and factors:
+        refined = refine_directions(
+            options, model, inputs, factors, gradients, pad_id=size["pad_id"], progress=progress
+        )
+        directions = refined.directions
     scorer = Scorer(
         model,
-        _directions(options, factors, gradients),
+        directions,
         options.reading,
         cosine_to=_norms(gradients) if options.method == "gradcos" else None,
         factors=factors,
@@ -177,6 +185,11 @@ def _by_gradients(
     tokens = scorer(inputs.encoded, progress=progress, own=own)
     totals = example_scores(tokens)
     guards.refuse_meaningless(totals)
+    if refined:
+        unrefined = example_scores(
+            replace(scorer, directions=plain)(inputs.encoded, progress=progress, own=own)
+        )
+        checked["refinement"] = refinement_record(refined, unrefined, totals)
     exact = options.dtype == "float32"
     checked["single_against_batch"] = guards.single_against_batch(
         scorer, inputs.encoded, totals, enforce=exact

@@ -42,7 +42,9 @@ def eigenbasis(
         raise NumericalError(
             f"the eigenvectors of {name} are not orthogonal (off by {checks['orthogonality']:.1e})"
         )
-    return values.clamp(min=0).float().to(matrix.device), vectors.float().to(matrix.device), checks
+    # LAPACK returns columns one after the other; rows are what files hold.
+    kept = vectors.float().contiguous().to(matrix.device)
+    return values.clamp(min=0).float().to(matrix.device), kept, checks
 
 
 def _decomposed(matrix: Tensor) -> tuple[Tensor, Tensor, dict[str, float]] | None:

@@ -105,7 +105,7 @@ def fit_factors(
         for names, path, kept in zip(parts, paths, stored, strict=True):
             if kept is None:
                 modules = {n: chosen[n] for n in names}
-                room = memory_bytes - sum(_need(module, diagonal) for module in modules.values())
+                room = memory_bytes - sum(construction_bytes(module, diagonal) for module in modules.values())
                 kept = _fit_partition(model, modules, groups, source, bar.update, room, diagonal)
                 if path:
                     if is_main():
@@ -131,7 +131,7 @@ def partitions(
     parts: list[list[str]] = []
     room = 0
     for name, module in chosen.items():
-        need = _need(module, diagonal)
+        need = construction_bytes(module, diagonal)
         if need > memory_bytes:
             raise ParameterError("memory_bytes", memory_bytes, f"at least {need} for layer {name} alone")
         if not parts or need > room:
@@ -142,7 +142,7 @@ def partitions(
     return parts
 
 
-def _need(module: nn.Module, diagonal: bool) -> int:
+def construction_bytes(module: nn.Module, diagonal: bool) -> int:
     """Return the bytes of a layer's factors: A and G, whose places their eigenvectors take, and Λ."""
     rows, columns = weight_shape(module)
     return 4 * (rows * rows + columns * columns + (2 if diagonal else 1) * rows * columns)
@@ -225,7 +225,7 @@ def _second_moments(
                 source.backward(model, batch)
         count += len(batch.rows)
         tick()
-    add_up((*corrected.values(), *plain.values()))
+    add_up([*corrected.values(), *plain.values()])
     count = add_up_number(count)
     for total in (*corrected.values(), *plain.values()):
         total.div_(count)

@@ -84,6 +84,38 @@ def test_an_example_that_is_its_own_target_is_among_the_most_helpful(model_folde
         assert ranks[examples[-1].id, "code"] == 1
 
 
+@pytest.mark.parametrize("batch", [0, 4], ids=["conjugate gradients", "minibatches"])
+def test_refinement_is_recorded_and_changes_scores_and_not_their_sums(
+    model_folder, files, tmp_path, batch
+) -> None:
+    plain = pd.read_parquet(run(model_folder, files, tmp_path / "plain") / "examples.parquet")
+    out = run(model_folder, files, tmp_path, levels=ALL, refine=2, refine_batch=batch)
+    examples, tokens = (pd.read_parquet(out / f"{level}s.parquet") for level in ("example", "token"))
+    keys = ["id", "target"]
+    whole = examples.set_index(keys)["score"]
+    sums = tokens.groupby(keys)["score"].sum().reindex(whole.index)
+    assert np.allclose(sums, whole, rtol=1e-4, atol=1e-4 * whole.abs().max())
+    before = plain.set_index(keys)["score"].reindex(whole.index)
+    record = json.loads((out / "provenance.json").read_text())["checks"]["refinement"]
+    for target, residual in record["relative_residual"].items():
+        assert 0 < residual["refined"] < residual["ekfac"]
+        pair = pd.DataFrame({"a": whole, "b": before}).xs(target, level="target")
+        expected = pair.corr("spearman").loc["a", "b"]
+        assert record["spearman_with_ekfac"][target] == pytest.approx(expected, abs=1e-3)
+        assert expected < 1
+    assert {row["iteration"] for row in record["record"]} >= {0, 2}
+
+
+def test_only_ekfac_can_be_refined(model_folder, files, tmp_path) -> None:
+    for change, words in (
+        ({"refine": 2, "method": "trak"}, "it refines ekfac"),
+        ({"refine": -1}, "--refine is -1"),
+        ({"refine": 1, "refine_batch": -1}, "--refine-batch is -1"),
+    ):
+        with pytest.raises(ParameterError, match=words):
+            run(model_folder, files, tmp_path, **change)
+
+
 def test_trak_scores_examples_and_says_how_many_found_themselves(model_folder, files, tmp_path) -> None:
     out = run(model_folder, files, tmp_path, method="trak")
     assert len(pd.read_parquet(out / "examples.parquet")) == 20
@@ -134,6 +166,7 @@ def test_every_dense_decoder_family_is_attributed(family, tokenizer, files, tmp_
     assert len(record["layers"]) >= 4
 
 
+@pytest.mark.reliability(kind="bad input", title="a mixture of experts to attribute")
 @pytest.mark.parametrize("family", EXPERTS)
 def test_mixtures_of_experts_are_refused_with_the_reason(family, tokenizer, files, tmp_path) -> None:
     save_model(build(family, EXPERTS[family], len(tokenizer)), tokenizer, tmp_path / "model")
@@ -141,6 +174,7 @@ def test_mixtures_of_experts_are_refused_with_the_reason(family, tokenizer, file
         run(tmp_path / "model", files, tmp_path / "out")
 
 
+@pytest.mark.reliability(kind="bad input", title="an option of infra attribute that cannot be")
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -162,6 +196,7 @@ def test_bad_options_are_named_before_anything_is_loaded(files, tmp_path, change
         run(tmp_path / "no model", files, tmp_path / "out", **change)
 
 
+@pytest.mark.reliability(kind="bad input", title="a model that cannot be attributed")
 def test_unusable_models_are_named(model_folder, files, tmp_path, tokenizer) -> None:
     with pytest.raises(ModelError, match="neither a model folder"):
         run(tmp_path / "none", files, tmp_path / "out")
@@ -198,6 +233,7 @@ def test_the_command_line_writes_scores_and_reports_errors(model_folder, files, 
     assert isinstance(bad.exception, InfraError)
 
 
+@pytest.mark.reliability(kind="bad input", title="examples with odd texts")
 def test_odd_texts_are_scored(model_folder, files, tmp_path, splits) -> None:
     odd = ["ünïcödé 🙂 שלום", "\u202eabc", "a\x00b", "x" * 50, "line\r\nline\n\n\nline", "   leading"]
     examples = [*splits.train[::8], *(Example(f"odd{i}", "math", "p", text) for i, text in enumerate(odd))]
