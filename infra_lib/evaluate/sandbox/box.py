@@ -20,7 +20,7 @@ from typing import Any
 from infra_lib.evaluate.sandbox.driver import OUT_OF_MEMORY
 from infra_lib.evaluate.sandbox.isolate import Isolation
 from infra_lib.evaluate.sandbox.outcome import Limits, Outcome
-from infra_lib.evaluate.sandbox.watch import Tree
+from infra_lib.evaluate.sandbox.watch import Tree, first_of_namespace
 
 START_SECONDS = 30.0
 """Time in which a sandbox must stand; a later one is a fault of the machine, not of the program."""
@@ -180,8 +180,9 @@ class Box:
         """Learn from bubblewrap which process is the first in the namespace."""
         if self.tree is None and b"}" in self._status:
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                first = json.loads(self._status[: self._status.index(b"}") + 1])["child-pid"]
-                self.tree = Tree(int(first), namespaced=True)
+                first = int(json.loads(self._status[: self._status.index(b"}") + 1])["child-pid"])
+                if first_of_namespace(first):
+                    self.tree = Tree(first, namespaced=True)
         return self.tree is not None
 
     def end(self) -> None:

@@ -117,7 +117,9 @@ class Isolation:
 
 # Root keeps what it needs to become somebody else, which the driver does before any program starts.
 _ROOT = ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
-_NOBODY = ["--unshare-user", "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL"]
+# A user's own namespace holds one user only, whom bubblewrap's first process would be too: without a filter,
+# and open to its memory being rewritten. So the program takes that process's place.
+_NOBODY = ["--as-pid-1", "--unshare-user", "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL"]
 
 
 @cache
@@ -262,9 +264,14 @@ def resolve(choice: str = "auto") -> Isolation:
     return found
 
 
+_APPARMOR = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+
+
 def remedy(reason: str) -> str:
     """Return the one command to type, for what keeps bubblewrap from working."""
     if "not installed" not in reason:
+        if os.geteuid() and _APPARMOR.is_file() and _APPARMOR.read_text().strip() == "1":
+            return "type `sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`"
         return "run it where user namespaces are allowed (in a container: --privileged, or a rootless engine)"
     managers = {
         "apt-get": "apt-get install -y bubblewrap",
