@@ -12,7 +12,7 @@ from infra_lib.evaluate.generate import generate
 from infra_lib.evaluate.grade_code import grade_many
 from infra_lib.evaluate.grade_math import grade_math
 from infra_lib.evaluate.grades import Grade
-from infra_lib.evaluate.official import grade_each
+from infra_lib.evaluate.official import Running, grade_each
 from infra_lib.examples import Example
 
 
@@ -69,24 +69,23 @@ def evaluate(
 def grade_all(
     examples: Sequence[Example], responses: Sequence[str], *, workers: int = 2, progress: bool = True
 ) -> list[Grade]:
-    """Grade one response per example, by its official rule where it names one."""
-    ruled = [i for i, example in enumerate(examples) if example.scoring is not None]
-    grades = dict(
-        zip(
-            ruled,
-            grade_each(
-                [examples[i] for i in ruled],
-                [responses[i] for i in ruled],
-                workers=workers,
-                progress=progress and bool(ruled),
-            ),
-            strict=True,
-        )
-    )
-    code = [i for i, ex in enumerate(examples) if ex.tests is not None and i not in grades]
+    """Grade one response per example."""
+    code = [i for i, ex in enumerate(examples) if ex.tests is not None and ex.scoring is None]
     pairs = [(responses[i], str(examples[i].tests)) for i in code]
-    grades |= zip(code, grade_many(pairs, workers=workers, progress=progress), strict=True)
+    executed = dict(zip(code, grade_many(pairs, workers=workers, progress=progress), strict=True))
+    executed |= _by_rule(examples, responses, Running(), workers, progress)
     return [
-        grades[i] if i in grades else grade_math(responses[i], str(example.answer))
+        executed[i] if i in executed else grade_math(responses[i], str(example.answer))
         for i, example in enumerate(examples)
     ]
+
+
+def _by_rule(
+    examples: Sequence[Example], responses: Sequence[str], how: Running, workers: int, progress: bool
+) -> dict[int, Grade]:
+    """Grade the examples that name an official rule; return the grades by position."""
+    ruled = [i for i, example in enumerate(examples) if example.scoring is not None]
+    if not ruled:
+        return {}
+    chosen = [examples[i] for i in ruled], [responses[i] for i in ruled]
+    return dict(zip(ruled, grade_each(*chosen, how=how, workers=workers, progress=progress), strict=True))
