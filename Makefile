@@ -5,7 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup system book run test lint base serve status clean
+PEERS := $(VENV)/.peers
+
+.PHONY: help setup peers benchmark system book run test lint base serve status clean
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
@@ -19,6 +21,16 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,test]'
 	@touch $@
+
+# kronfluence declares torchvision, which it never imports and which would bring another torch: no dependencies.
+peers: $(PEERS)  ## Install kronfluence, which tests and benchmarks compare with
+$(PEERS): $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt kronfluence einconv einops opt_einsum
+	@touch $@
+
+benchmark: setup peers  ## Measure speed and memory beside kronfluence and trak (about eight minutes)
+	$(BIN)/python -m benchmarks.attribution
+	$(BIN)/python -m benchmarks.cost
 
 system:  ## Install Debian's Chromium and bubblewrap where this user may (for browser tests and a tighter sandbox)
 	@if command -v chromium bwrap >/dev/null 2>&1 && [ -n "$$(command -v bwrap)" ] && [ -n "$$(command -v chromium)" ]; then :; \
@@ -39,7 +51,7 @@ lint: setup  ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: setup system lint  ## Lint, types and the whole test suite
+test: setup peers system lint  ## Lint, types and the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
 
 base: setup  ## Train the base models again (about twelve minutes on two cores)

@@ -1,4 +1,4 @@
-"""Speed and memory of attribution, side by side with kronfluence and TRAK: `python -m benchmarks.attribution`.
+"""Speed and memory of attribution, side by side with kronfluence and TRAK (`make benchmark`).
 
 Every measurement runs in a process of its own, on the same random model, sequences, precision,
 batches and threads; the libraries take turns, so that a busy machine hits all of them, and the

@@ -14,6 +14,7 @@ import pandas as pd
 from infra_lib import paper, tables
 from infra_lib.files import write_text
 from infra_lib.frames import rows as each_row
+from infra_lib.performance import write_performance
 from infra_lib.runner import parameters_cell, read_notebook
 from infra_lib.stage import STAGES
 from infra_lib.study import Study
@@ -39,6 +40,7 @@ def write_generated(root: Path, study: str, results: Path) -> None:
         "paper_numbers": paper.numbers_table(),
         "paper_unknown": paper.bullet_list("unknown"),
         "paper_confounds": paper.bullet_list("confounds"),
+        **write_performance(root, results),
     }
     for name, text in fragments.items():
         write_text(results / "generated" / f"{name}.md", text.rstrip() + "\n")

@@ -175,9 +175,7 @@ def test_second_moments_are_the_same_whichever_side_is_rotated_first() -> None:
     generator = torch.Generator().manual_seed(0)
     grads, acts = (torch.randn(9, width, generator=generator) for width in (5, 7))
     q_out, q_in = (torch.linalg.qr(torch.randn(d, d, generator=generator))[0] for d in (5, 7))
-    expected = sum(
-        (q_out.T @ grads[a:b].T @ acts[a:b] @ q_in).square() for a, b in ((0, 4), (4, 5), (5, 9))
-    )
+    expected = sum((q_out.T @ grads[a:b].T @ acts[a:b] @ q_in).square() for a, b in ((0, 4), (4, 5), (5, 9)))
     for left, right in ((True, True), (True, False), (False, True), (False, False)):
         total = torch.zeros(5, 7)
         add_squares(

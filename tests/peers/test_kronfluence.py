@@ -12,7 +12,6 @@ from scipy.stats import spearmanr
 pytest.importorskip("kronfluence", reason="kronfluence is not installed: `make peers`")
 
 from benchmarks.kronfluence_peer import Kronfluence
-
 from infra_lib.curvature import fit_factors
 from infra_lib.influence import example_scores, position_scores, precondition, target_gradient, token_scores
 from infra_lib.models import encode
