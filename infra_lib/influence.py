@@ -37,6 +37,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from infra_lib.curvature import Factors, model_fingerprint, out_by_in, watched
+from infra_lib.distributed import add_up, is_main, shard
 from infra_lib.errors import ModelError, NumericalError, ParameterError
 from infra_lib.models import Batch, Encoded, batches, response_log_probs, response_logits, token_log_probs
 
@@ -82,7 +83,8 @@ def target_gradient(
             parameter.requires_grad_(False)
         for weight in weights:
             weight.requires_grad_(True)
-        for batch in batches(targets, batch_tokens=batch_tokens, pad_id=pad_id):
+        mine = shard(targets).take(targets)
+        for batch in batches(mine, batch_tokens=batch_tokens, pad_id=pad_id):
             log_probs = token_log_probs(model, batch.to(model.device)).sum(1)
             if per_token:
                 log_probs = log_probs / batch.loss_mask.sum(1).to(log_probs)
@@ -93,6 +95,7 @@ def target_gradient(
             parameter.requires_grad_(False)
         for parameter in trainable:
             parameter.requires_grad_(True)
+    add_up(totals.values())
     gradient = {name: out_by_in(modules[name], total) for name, total in totals.items()}
     norm = sum(float(part.square().sum()) for part in gradient.values())
     if not np.isfinite(norm) or norm == 0:
@@ -172,9 +175,10 @@ def token_scores(
         )
         for name in names
     }
-    scores: dict[str, list[np.ndarray]] = {target: [np.empty(0)] * len(encoded) for target in directions}
-    groups = batches(encoded, batch_tokens=batch_tokens, pad_id=pad_id)
-    for batch in tqdm(groups, desc="scoring tokens", unit="batch", disable=not progress):
+    part = shard(encoded)
+    scores: dict[str, list[np.ndarray]] = {target: [np.empty(0)] * len(part.rows) for target in directions}
+    groups = batches(part.take(encoded), batch_tokens=batch_tokens, pad_id=pad_id)
+    for batch in tqdm(groups, desc="scoring tokens", unit="batch", disable=not (progress and is_main())):
         batch = batch.to(model.device)
 
         def logits(values: dict[str, Tensor], batch: Batch = batch) -> Tensor:
@@ -189,6 +193,7 @@ def token_scores(
             primal, tangent = torch.func.vmap(derivative, out_dims=(None, 0))(tangents)
             derived = _log_prob_derivative(primal, tangent, batch).cpu().numpy()
         _scatter(scores, derived, batch)
+    scores = part.gather(scores)
     _check(scores)
     return scores
 
@@ -247,9 +252,10 @@ def position_scores(
     names = list(next(iter(directions.values())))
     modules = dict(model.named_modules())
     chosen = {name: modules[name] for name in names}
-    scores: dict[str, list[np.ndarray]] = {target: [np.empty(0)] * len(encoded) for target in directions}
-    groups = batches(encoded, batch_tokens=batch_tokens, pad_id=pad_id)
-    for batch in tqdm(groups, desc="scoring positions", unit="batch", disable=not progress):
+    part = shard(encoded)
+    scores: dict[str, list[np.ndarray]] = {target: [np.empty(0)] * len(part.rows) for target in directions}
+    groups = batches(part.take(encoded), batch_tokens=batch_tokens, pad_id=pad_id)
+    for batch in tqdm(groups, desc="scoring positions", unit="batch", disable=not (progress and is_main())):
         batch = batch.to(model.device)
         totals = {target: torch.zeros(batch.input_ids.numel(), device=model.device) for target in directions}
         inputs: dict[str, Tensor] = {}
@@ -273,6 +279,7 @@ def position_scores(
             values = totals[target].view(batch.input_ids.shape).cpu().numpy()
             for i, row in enumerate(batch.rows):
                 scores[target][row] = values[i][real[i]]
+    scores = part.gather(scores)
     _check(scores)
     return scores
 

@@ -112,6 +112,7 @@ def test_checks_are_reported_and_small(model, rows) -> None:
         assert check["residual"] < 1e-5
 
 
+@pytest.mark.reliability(kind="fault", title="curvature fitting interrupted between partitions")
 def test_partitions_are_stored_and_resumed(tokenizer, rows, tmp_path, monkeypatch) -> None:
     import infra_lib.curvature.fit as module
 
@@ -234,6 +235,7 @@ def test_double_precision_is_the_way_out_where_single_is_not_good_enough(monkeyp
     assert torch.allclose(vectors * values @ vectors.T, matrix, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.reliability(kind="bad input", title="curvature factors of another model")
 def test_factors_of_another_model_are_refused(tokenizer, rows) -> None:
     factors = fit(tiny_qwen2(len(tokenizer)), rows)
     check_model(factors, tiny_qwen2(len(tokenizer)))
@@ -248,6 +250,7 @@ def test_model_is_left_as_it_was(tokenizer, rows) -> None:
     assert not any(m._forward_hooks for m in model.modules())
 
 
+@pytest.mark.reliability(kind="bad input", title="curvature of nothing or of too much")
 def test_bad_input_is_named(model, rows) -> None:
     with pytest.raises(ParameterError, match="factor_labels"):
         fit_factors(model, rows, labels="wrong")

@@ -199,6 +199,7 @@ def test_conv1d_layers_score_like_linear_ones(tokenizer, splits) -> None:
         assert np.allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.reliability(kind="bad input", title="influence with a damping or target that cannot be")
 def test_bad_input_is_named(setting) -> None:
     model, train, targets, factors, directions = setting
     names = list(factors.layers)

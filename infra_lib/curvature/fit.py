@@ -18,6 +18,7 @@ from infra_lib.curvature.layers import model_fingerprint, watched, weight_shape
 from infra_lib.curvature.moments import Positions, mirror
 from infra_lib.curvature.passes import CovariancePass, KeptRows, MomentPass
 from infra_lib.curvature.store import load_partition, save_partition
+from infra_lib.distributed import add_up, add_up_number, check_same, is_main, is_stored, shard, spread
 from infra_lib.errors import NumericalError, ParameterError
 from infra_lib.files import digest_of
 from infra_lib.models import Batch, Encoded, batches, linears
@@ -82,24 +83,31 @@ def fit_factors(
             sorted([e.id, e.input_ids.tolist(), int(e.loss_mask.sum())] for e in encoded),
         ]
     )
-    groups = batches(encoded, batch_tokens=batch_tokens, pad_id=pad_id)
-    source = LabelSource(labels, seed, encoded)
+    check_same(key, "weights or training examples")
+    mine = shard(encoded, at_least_one=True).take(encoded)
+    groups = batches(mine, batch_tokens=batch_tokens, pad_id=pad_id)
+    source = LabelSource(labels, seed, mine)
     layers: list[Mapping[str, LayerFactors]] = []
     checks: dict[str, dict[str, float]] = {}
     parts = partitions(chosen, memory_bytes, diagonal=diagonal)
     with tqdm(
-        total=2 * len(parts) * len(groups), desc="fitting factors", unit="batch", disable=not progress
+        total=2 * len(parts) * len(groups),
+        desc="fitting factors",
+        unit="batch",
+        disable=not (progress and is_main()),
     ) as bar:
-        for index, names in enumerate(parts):
-            path = (
-                folder / f"factors-{index:03d}-{digest_of([key, names])[:16]}.safetensors" if folder else None
-            )
-            kept = load_partition(path, key, names) if path else None
+        # What is stored is read before anything is fitted, so that a torn file is named at once.
+        paths = [folder / _file_name(i, key, names) if folder else None for i, names in enumerate(parts)]
+        stored = [
+            load_partition(path, key, names) if path and is_stored(path) else None
+            for path, names in zip(paths, parts, strict=True)
+        ]
+        for names, path, kept in zip(parts, paths, stored, strict=True):
             if kept is None:
                 modules = {n: chosen[n] for n in names}
-                room = memory_bytes - sum(_need(module, diagonal) for module in modules.values())
+                room = memory_bytes - sum(construction_bytes(module, diagonal) for module in modules.values())
                 kept = _fit_partition(model, modules, groups, source, bar.update, room, diagonal)
-                if path:
+                if path and is_main():
                     save_partition(path, key, *kept)
                     kept = load_partition(path, key, names) or kept
             else:
@@ -111,6 +119,10 @@ def fit_factors(
     return Factors(joined, fingerprint, len(encoded), positions, checks)
 
 
+def _file_name(index: int, key: str, names: Sequence[str]) -> str:
+    return f"factors-{index:03d}-{digest_of([key, names])[:16]}.safetensors"
+
+
 def partitions(
     chosen: Mapping[str, nn.Module], memory_bytes: int, *, diagonal: bool = False
 ) -> list[list[str]]:
@@ -118,7 +130,7 @@ def partitions(
     parts: list[list[str]] = []
     room = 0
     for name, module in chosen.items():
-        need = _need(module, diagonal)
+        need = construction_bytes(module, diagonal)
         if need > memory_bytes:
             raise ParameterError("memory_bytes", memory_bytes, f"at least {need} for layer {name} alone")
         if not parts or need > room:
@@ -129,7 +141,7 @@ def partitions(
     return parts
 
 
-def _need(module: nn.Module, diagonal: bool) -> int:
+def construction_bytes(module: nn.Module, diagonal: bool) -> int:
     """Return the bytes of a layer's factors: A and G, whose places their eigenvectors take, and Λ."""
     rows, columns = weight_shape(module)
     return 4 * (rows * rows + columns * columns + (2 if diagonal else 1) * rows * columns)
@@ -146,12 +158,9 @@ def _fit_partition(
 ) -> tuple[Mapping[str, LayerFactors], dict[str, dict[str, float]]]:
     kept = KeptRows(room, modules)
     covariances, shared = _covariances(model, modules, groups, source, tick, kept)
-    bases: dict[str, tuple[Tensor, Tensor]] = {}
-    quality: dict[str, dict[str, float]] = {}
-    for key in list(covariances):
-        # Taken out one by one, so that a matrix and its eigenvectors do not both stay.
-        values, vectors, check = eigenbasis(covariances.pop(key), key)
-        bases[key], quality[key] = (values, vectors), check
+    found = spread(_eigenbasis_tensors, covariances)
+    bases = {key: (values, vectors) for key, (values, vectors, _) in found.items()}
+    quality = {key: dict(zip(CHECKS, check.tolist(), strict=True)) for key, (_, _, check) in found.items()}
     layers, checks = {}, {}
     inputs = {name: f"{shared[name]}|in" for name in modules}
     rotations = {name: (bases[inputs[name]][1], bases[f"{name}|out"][1]) for name in modules}
@@ -185,6 +194,8 @@ def _covariances(
             source.backward(model, batch)
         positions += len(where.predicting)
         tick()
+    add_up(sums[key] for key in sorted(sums))
+    positions = add_up_number(positions)
     return {key: mirror(total).div_(positions) for key, total in sums.items()}, shared
 
 
@@ -213,9 +224,19 @@ def _second_moments(
                 source.backward(model, batch)
         count += len(batch.rows)
         tick()
+    add_up([*corrected.values(), *plain.values()])
+    count = add_up_number(count)
     for total in (*corrected.values(), *plain.values()):
         total.div_(count)
     for name in modules:
         if not torch.isfinite(corrected[name]).all():
             raise NumericalError(f"the squared gradients of layer {name} are not finite")
     return corrected, plain
+
+
+CHECKS = ("orthogonality", "residual")
+
+
+def _eigenbasis_tensors(name: str, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    values, vectors, check = eigenbasis(matrix, name)
+    return values, vectors, torch.tensor([check[what] for what in CHECKS])

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from infra_lib.checksums import is_intact, write_checksum
 from infra_lib.curvature.factors import LayerFactors
 from infra_lib.errors import DataError, ModelError
 from infra_lib.files import replacing
@@ -59,6 +60,7 @@ def save_partition(
     metadata = {"key": key, "checks": json.dumps(checks), "layers": json.dumps(keys)}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
+    write_checksum(path)
 
 
 def load_partition(
@@ -70,15 +72,16 @@ def load_partition(
     ------
     ModelError
         For factors of another model or other data.
-    DataError
-        For a torn file.
     """
     if not path.is_file():
         return None
+    # A changed byte is an error and no reason to fit again in silence: somebody should look at the disk.
+    if not is_intact(path):
+        raise DataError(path, "is a torn factor file, or was changed; delete it and it is fitted again")
     try:
         with safe_open(path, framework="pt") as stored:
             metadata, found = stored.metadata() or {}, set(stored.keys())
-    except SafetensorError as error:
+    except (SafetensorError, ValueError, LookupError, TypeError) as error:
         raise DataError(path, f"is a torn factor file ({error}); delete it and it is fitted again") from None
     if metadata.get("key") != key:
         raise ModelError(f"{path} holds factors of another model or other data")
