@@ -1,8 +1,9 @@
 """One measurement in a process of its own: `python -m benchmarks.measure LIBRARY STEP SIZE FOLDER THREADS`.
 
-It prints one line of JSON: processor seconds and wall-clock seconds of the step, processor
-seconds of a plain forward pass over the same training sequences, and the peak of resident
-memory above that of the loaded model. What is timed starts with the model in memory and ends with results in memory or, for factors, on disk.
+It prints one line of JSON: processor and wall-clock seconds of the step, processor seconds of a plain
+forward pass over the same training sequences, and the peak of resident memory above that of the
+loaded model. What is timed starts with the model in memory and ends with results in memory or, for
+factors, on disk.
 """
 
 from __future__ import annotations
