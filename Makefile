@@ -6,21 +6,31 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LOCKED := $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
-.PHONY: help setup system sandbox book run test lint base serve status clean
+.PHONY: help setup lock wheel-smoke system sandbox book run test lint base serve status clean verify reliability faults
 help:  ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 13
 
 setup: $(STAMP)  ## Create .venv and install the pinned versions
 
-# torch goes first, by its own pin, so that no later package picks another build of it.
-$(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is needed, found $$($(PYTHON) --version); set PYTHON=…"; exit 2; }
+# Every file is checked against its hash in locks/; torch's CPU build is taken where pip finds it.
+$(STAMP): pyproject.toml constraints.txt $(wildcard locks/*.txt)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11, 5) <= sys.version_info < (3, 14))' || \
+		{ echo "Python 3.11.5 to 3.13 is needed, found $$($(PYTHON) --version); set PYTHON=…"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,test]'
+	$(LOCKED) -r locks/build.txt
+	$(LOCKED) -r locks/torch-cpu.txt 2>/dev/null || $(LOCKED) -r locks/torch.txt
+	$(LOCKED) --no-build-isolation -r locks/rest.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/pip check --disable-pip-version-check
 	@touch $@
+
+lock:  ## Write the lock files from pyproject.toml and constraints.txt (needs uv)
+	$(PYTHON) tools/lock.py $(if $(UPGRADE),--upgrade)
+
+wheel-smoke:  ## Install the built wheel into a clean environment and run the smoke study there
+	PYTHON=$(PYTHON) tools/wheel_smoke.sh
 
 # Packages of the system are installed by root, or by sudo where it asks for no password; never otherwise.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || ! sudo -n true 2>/dev/null || echo sudo -n)
@@ -57,8 +67,19 @@ lint: setup  ## Check style and types
 test: setup system lint  ## Lint, types and the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
 
+reliability: setup system  ## Run the tests of faults, bad input and attacks, and record what came of them
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -m reliability --record-reliability
+
+FAULTS ?= 20
+faults: setup  ## Kill the smoke study FAULTS more times at random moments (FAULTS=20)
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/notebooks/test_faults.py -k random_moment --faults $(FAULTS) -s
+
+verify: setup  ## Check every result, record and page against its checksum
+	$(BIN)/infra verify --study $(STUDY)
+
 base: setup  ## Train the base models again (about twelve minutes on two cores)
 	$(BIN)/infra run 02 --study $(STUDY) -p retrain_base=true --force
+	$(BIN)/infra verify --study $(STUDY) --update-records
 
 serve: setup  ## Preview the built book on this machine
 	$(BIN)/infra serve

@@ -8,7 +8,6 @@ any common colour blindness can tell apart.
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import matplotlib as mpl
 import pandas as pd
 
 from infra_lib.files import write_text
+from infra_lib.markup import attribute, escape
 
 INK, LINES = "#24292e", "#c9d1d9"
 PAGE_INKS = {INK: "currentColor", LINES: "var(--pst-color-border, #c9d1d9)"}
@@ -69,6 +69,7 @@ _SETTINGS: dict[str, Any] = {
     "lines.markersize": 6,
     "svg.hashsalt": "infra",
     "svg.fonttype": "path",
+    "text.parse_math": False,  # a label out of data may hold a dollar sign
 }
 
 
@@ -99,8 +100,8 @@ class ShownFigure:
     identifier: str
 
     def _repr_html_(self) -> str:
-        drawing = self.svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(self.alt)}" ', 1)
-        caption = f"<figcaption>{html.escape(self.caption)}</figcaption>"
+        drawing = self.svg.replace("<svg ", f'<svg role="img" aria-label="{attribute(self.alt)}" ', 1)
+        caption = f"<figcaption>{escape(self.caption)}</figcaption>"
         return f'<figure class="infra-figure" id="{self.identifier}">\n{drawing}\n{caption}\n</figure>'
 
 
@@ -135,6 +136,7 @@ def save_figure(
 def inline_svg(svg: str, identifier: str) -> str:
     """Return a drawing that stands inside a page: the theme's inks, ids of its own, no blank line."""
     body = svg[svg.index("<svg") :]
+    body = re.sub(r"<!--.*?-->", "", body, flags=re.DOTALL)  # the text of every label, of no use on a page
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{identifier}-", body)
     body = re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"', r"\1", body, count=1)
