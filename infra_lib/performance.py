@@ -13,7 +13,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from infra_lib import style
 from infra_lib.frames import rows as each_row
@@ -177,6 +177,13 @@ def memory_figure(frame: pd.DataFrame) -> Figure:
                 label=library,
             )
         axes.set(xscale="log", yscale="log", xlabel="million parameters")
+        # The style shows no mathematics, which logarithmic labels would be.
+        sizes = sorted(frame["parameters"].unique() / 1e6)
+        axes.set_xticks(sizes, [f"{size:.1f}" for size in sizes])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.set_title(step)
     panels[0][0].set_ylabel("peak memory (MiB)")
     handles, labels = panels[0][0].get_legend_handles_labels()
