@@ -313,5 +313,5 @@ def test_options_default_to_the_documented_command(model_folder, files, tmp_path
         "none",
         "sampled",
         None,
-        4 * 2**30,
+        2 * 2**30,
     )
