@@ -27,7 +27,6 @@ seed: int = 0  # seed of the subset, the sampled labels and the minibatches
 device: str = "cpu"  # cpu or cuda
 
 # %%
-import pandas as pd
 
 from infra_lib import attributes
 from infra_lib.examples import from_frame
