@@ -14,7 +14,7 @@ EDGES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Lower ends of the shades, as parts of the scale's end; what is smaller stays unshaded."""
 
 READINGS = {"loss": "Loss-term reading", "position": "Position reading"}
-END = "∎"
+END = "[end]"
 """What stands for the end token, which has no characters."""
 
 
@@ -72,7 +72,7 @@ def _legend(end: float, target: str) -> str:
     swatches += [_swatch(f"up{k + 1}", f"≥ {edges[k]:.2g}") for k in range(len(EDGES))]
     words = (
         f"Influence of a token on {escape(name_of(target))}, in nats of the target per unit of the example's "
-        "weight. Purple hinders, orange helps; one scale for both readings."
+        "weight. Purple hinders, orange helps; one scale for both readings. [end] is the end token."
     )
     return f'<div class="shaded-legend">{"".join(swatches)}</div>\n<p class="shaded-words">{words}</p>'
 
