@@ -104,13 +104,13 @@ class Options:
             raise ParameterError("--damping", self.damping, "a finite number above 0")
         if self.batch_tokens < 1:
             raise ParameterError("--batch-tokens", self.batch_tokens, "1 or more")
-        for name, value in (
+        for option, number in (
             ("--seed", self.seed),
             ("--refine", self.refine),
             ("--refine-batch", self.refine_batch),
         ):
-            if value < 0:
-                raise ParameterError(name, value, "0 or more")
+            if number < 0:
+                raise ParameterError(option, number, "0 or more")
         if self.refine and self.method != "ekfac":
             raise ParameterError("--refine", self.refine, f"0 with --method {self.method}: it refines ekfac")
         self._check_out()
