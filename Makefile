@@ -8,7 +8,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOCKED := $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
-.PHONY: help setup lock wheel-smoke system sandbox book run test lint base serve status clean verify reliability faults
+PEERS := $(VENV)/.peers
+
+.PHONY: help setup peers benchmark lock wheel-smoke system sandbox book run test lint base serve status clean verify reliability faults
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 13
 
@@ -23,8 +25,19 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard locks/*.txt)
 	$(LOCKED) -r locks/torch-cpu.txt 2>/dev/null || $(LOCKED) -r locks/torch.txt
 	$(LOCKED) --no-build-isolation -r locks/rest.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/pip uninstall --quiet --yes kronfluence 2>/dev/null || true  # `make peers` brings it back
 	$(BIN)/pip check --disable-pip-version-check
 	@touch $@
+
+# kronfluence declares torchvision, which it never imports and which would bring another torch: no dependencies.
+peers: $(PEERS)  ## Install kronfluence, which tests and benchmarks compare with
+$(PEERS): $(STAMP) locks/peers.txt
+	$(LOCKED) -r locks/peers.txt
+	@touch $@
+
+benchmark: setup peers  ## Measure speed and memory beside kronfluence and trak (about eight minutes)
+	$(BIN)/python -m benchmarks.attribution
+	$(BIN)/python -m benchmarks.cost
 
 lock:  ## Write the lock files from pyproject.toml and constraints.txt (needs uv)
 	$(PYTHON) tools/lock.py $(if $(UPGRADE),--upgrade)
@@ -49,7 +62,8 @@ sandbox:  ## Install bubblewrap where this user may, or stop and say what to typ
 		echo "  sudo apt-get install -y bubblewrap      (dnf, pacman, zypper and apk call it bubblewrap too)"; exit 2; }
 	@[ "$(SANDBOX)" = process ] || bwrap --unshare-pid --unshare-net --ro-bind / / true || \
 		{ echo "bubblewrap is installed and does not work here: user namespaces are not allowed, as in most containers."; \
-		echo "Run where they are, or accept plain processes with limits: make book SANDBOX=process"; exit 2; }
+		echo "Ubuntu allows them after: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"; \
+		echo "Run where they are allowed, or accept plain processes with limits: make book SANDBOX=process"; exit 2; }
 
 run: sandbox setup  ## Run the study's notebooks (STUDY=small)
 	$(BIN)/infra run --study $(STUDY) $(OPTIONS)
@@ -63,7 +77,7 @@ lint: setup  ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: setup system lint  ## Lint, types and the whole test suite
+test: setup peers system lint  ## Lint, types and the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
 
 reliability: setup system  ## Run the tests of faults, bad input and attacks, and record what came of them

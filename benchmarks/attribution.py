@@ -1,4 +1,4 @@
-"""Speed and memory of attribution, side by side with kronfluence and TRAK: `python -m benchmarks.attribution`.
+"""Speed and memory of attribution, side by side with kronfluence and TRAK (`make benchmark`).
 
 Every measurement runs in a process of its own, on the same random model, sequences, precision,
 batches and threads; the libraries take turns, so that a busy machine hits all of them, and the
@@ -78,7 +78,10 @@ def run(sizes: Sequence[str], threads: int, *, progress: bool = True) -> list[di
         (size, repeat, library, step)
         for size in sizes
         for repeat in range(SIZES[size].repeats)
-        for library, step in (*PLAN, *([("trak", "examples")] if size == sizes[0] and repeat == 0 else []))
+        for library, step in (
+            *PLAN,
+            *([("trak", "examples")] if size in ("tiny", "small") and repeat == 0 else []),
+        )
         if library != "kronfluence" or importlib.util.find_spec("kronfluence")
     ]
     found = []
@@ -90,6 +93,16 @@ def run(sizes: Sequence[str], threads: int, *, progress: bool = True) -> list[di
             values = measure(library, step, size, folder, threads)
             found.append({"size": size, "repeat": repeat, "library": library, "step": step, **values})
     return found
+
+
+def earlier(path: Path, sizes: Sequence[str], threads: int) -> list[dict[str, Any]]:
+    """Return a record's runs at other sizes, if it comes from this very setting."""
+    if "tiny" in sizes or not path.is_file():
+        return []
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if record["environment"] != environment() or record["settings"]["threads"] != threads:
+        return []
+    return [found for found in record["runs"] if found["size"] not in sizes]
 
 
 def summarise(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -158,12 +171,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print a table with ratios, and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one tiny model, to see that everything runs")
+    parser.add_argument(
+        "--sizes",
+        nargs="+",
+        choices=[name for name in SIZES if name != "tiny"],
+        default=[name for name in SIZES if name != "tiny"],
+        help="measure these again; a record of the same commit and machine keeps its others",
+    )
     parser.add_argument("--threads", type=int, default=1, help="of every library (default 1)")
     parser.add_argument("--out", type=Path, default=RECORD, help="the record to write")
     options = parser.parse_args(arguments)
-    sizes = ["tiny"] if options.quick else ["small", "medium", "large"]
+    sizes = ["tiny"] if options.quick else options.sizes
     started = time.perf_counter()
-    runs = run(sizes, options.threads)
+    runs = [*earlier(options.out, sizes, options.threads), *run(sizes, options.threads)]
+    runs.sort(key=lambda found: (list(SIZES).index(found["size"]), found["repeat"]))
     rows = summarise(runs)
     record = {
         "environment": environment(),
@@ -173,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "dtype": "float32",
             "targets": list(TARGETS),
             "memory_bytes": MEMORY_BYTES,
-            "sizes": {name: asdict(SIZES[name]) for name in sizes},
+            "sizes": {name: asdict(SIZES[name]) for name in dict.fromkeys(r["size"] for r in runs)},
         },
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": time.perf_counter() - started,

@@ -84,6 +84,8 @@ def measure(name: str, counts: Sequence[int], *, repeats: int) -> list[dict[str,
                 plan.append(
                     (what, counts[1], targets, _scoring(score, model, part, some(targets), size_options))
                 )
+    for _, _, _, step in plan[:3]:  # what is loaded lazily is loaded now
+        step()
     best = [float("inf")] * len(plan)
     for _ in range(repeats):
         for number, (_, _, _, step) in enumerate(plan):

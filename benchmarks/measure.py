@@ -1,12 +1,14 @@
 """One measurement in a process of its own: `python -m benchmarks.measure LIBRARY STEP SIZE FOLDER THREADS`.
 
-It prints one line of JSON: processor seconds and wall-clock seconds of the step, processor seconds of a plain forward pass over the same
-training sequences, and the peak of resident memory above that of the loaded model. What is
-timed starts with the model in memory and ends with results in memory or, for factors, on disk.
+It prints one line of JSON: processor and wall-clock seconds of the step, processor seconds of a plain
+forward pass over the same training sequences, and the peak of resident memory above that of the
+loaded model. What is timed starts with the model in memory and ends with results in memory or, for
+factors, on disk.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -93,10 +95,8 @@ def _ours(step: str, size: Any, folder: Path, model: Any, train: Any, targets: A
 
 def reset_peak() -> int:
     """Let the peak of resident memory start again from now, where Linux can; return the memory now."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
     return psutil.Process().memory_info().rss
 
 

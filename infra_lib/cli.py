@@ -47,11 +47,16 @@ def run_command(
         for line in pipeline.dry_run(root, opened):
             typer.echo(line)
         raise typer.Exit(0)
-    with pipeline.locked(root, opened):
-        code = pipeline.run(root, opened, names, force=force)
+    try:
+        with pipeline.locked(root, opened):
+            code = pipeline.run(root, opened, names, force=force)
+    except KeyboardInterrupt:
+        typer.echo("infra: interrupted; what finished is kept", err=True)
+        raise typer.Exit(130) from None
     if code:
         raise InfraError(
-            f"the run stopped; what finished is kept, and `infra run --study {opened.study}` goes on"
+            f"the run stopped; what finished is kept, and `infra run --study {opened.study}` goes on "
+            f"(log: {pipeline.last_log(root, opened.study)})"
         )
     for line in [] if quiet_summary else pipeline.summary(root, opened.study):
         typer.echo(f"  {line}")

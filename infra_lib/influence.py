@@ -187,10 +187,12 @@ def token_scores(
         def derivative(
             tangent: dict[str, Tensor], logits: Callable[[dict[str, Tensor]], Tensor] = logits
         ) -> tuple[Tensor, Tensor]:
-            return torch.func.jvp(logits, (weights,), (tangent,))
+            return torch.func.jvp(logits, (weights,), (tangent,))[:2]
 
         with torch.no_grad():
-            primal, tangent = torch.func.vmap(derivative, out_dims=(None, 0))(tangents)
+            # The stub of vmap knows no None among several outputs; the documentation does.
+            mapped = torch.func.vmap(derivative, out_dims=(None, 0))  # type: ignore[arg-type]
+            primal, tangent = mapped(tangents)
             derived = _log_prob_derivative(primal, tangent, batch).cpu().numpy()
         _scatter(scores, derived, batch)
     scores = part.gather(scores)

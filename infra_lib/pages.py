@@ -16,6 +16,7 @@ from infra_lib.compare import determinism
 from infra_lib.files import write_text
 from infra_lib.frames import rows as each_row
 from infra_lib.layout import STAGES
+from infra_lib.performance import write_performance
 from infra_lib.reliability import reliability_page
 from infra_lib.runner import parameters_cell, read_notebook
 from infra_lib.study import Study
@@ -44,6 +45,7 @@ def write_generated(root: Path, study: str, results: Path) -> None:
         "paper_unknown": paper.bullet_list("unknown"),
         "paper_confounds": paper.bullet_list("confounds"),
         **data_pages.fragments(),
+        **write_performance(root, results),
     }
     for name, text in fragments.items():
         write_text(results / "generated" / f"{name}.md", text.rstrip() + "\n")

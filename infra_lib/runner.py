@@ -58,13 +58,16 @@ def declared_parameters(root: Path, stage: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     try:
         for statement in ast.parse(cell).body:
-            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]  # type: ignore[attr-defined]
+            if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
+                raise ValueError(f"line {statement.lineno}")
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
             for target in targets:
-                found[target.id] = ast.literal_eval(statement.value)  # type: ignore[attr-defined]
-    except (SyntaxError, AttributeError, ValueError, TypeError) as error:
-        raise InfraError(
-            f"the parameters cell of {stage} holds more than names and plain values ({error})"
-        ) from None
+                if not isinstance(target, ast.Name):
+                    raise ValueError(f"line {statement.lineno}")
+                found[target.id] = ast.literal_eval(statement.value)
+    except (SyntaxError, ValueError, TypeError, RecursionError) as error:
+        problem = f"the parameters cell of {stage} holds more than names and plain values ({error})"
+        raise InfraError(problem) from None
     return {name: found[name] for name in Study.model_fields if name in found}
 
 

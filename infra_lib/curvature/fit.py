@@ -107,9 +107,10 @@ def fit_factors(
                 modules = {n: chosen[n] for n in names}
                 room = memory_bytes - sum(construction_bytes(module, diagonal) for module in modules.values())
                 kept = _fit_partition(model, modules, groups, source, bar.update, room, diagonal)
-                if path and is_main():
-                    save_partition(path, key, *kept)
-                    kept = load_partition(path, key, names) or kept
+                if path:
+                    if is_main():
+                        save_partition(path, key, *kept)
+                    kept = (load_partition(path, key, names) if is_stored(path) else None) or kept
             else:
                 bar.update(2 * len(groups))
             layers.append(kept[0])

@@ -16,7 +16,7 @@ EDGES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Lower ends of the shades, as parts of the scale's end; what is smaller stays unshaded."""
 
 READINGS = {"loss": "Loss-term reading", "position": "Position reading"}
-END = "∎"
+END = "[end]"
 """What stands for the end token, which has no characters."""
 
 
@@ -44,7 +44,7 @@ def shaded_readings(frame: pd.DataFrame, example: Example, *, target: str) -> st
         '<div class="shaded mathjax_ignore">\n'
         f'<div class="example-prompt">{escape(example.prompt.strip())}</div>\n'
         f'<div class="shaded-panels">\n{chr(10).join(panels)}\n</div>\n'
-        f"{legend(end, target, 'one scale for both readings')}\n</div>\n"
+        f"{legend(end, target, 'one scale for both readings. [end] is the end token')}\n</div>\n"
     )
 
 
