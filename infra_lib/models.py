@@ -139,7 +139,8 @@ def check_model_folder(source: str | Path, *, weights: bool = True) -> None:
             raise
         except Exception as error:  # a header made by anybody: see load_model
             raise ModelError(f"{path} is truncated or no safetensors file: {_first_line(error)}") from None
-    _check_sizes(folder, config, stored, numbers)
+    if weights:
+        _check_sizes(folder, config, stored, numbers)
 
 
 _COUNTS = ("num_hidden_layers", "n_layer", "num_layers")
