@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxstring, _SHORT.maxother = 3, 20, 120, 120
+
+
+def shown(value: object) -> str:
+    """Return a value as an error names it: its ``repr``, cut where it is long, deep or cannot be written."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python refuses to write a whole number of more than 4,300 digits
+        return f"a {type(value).__name__} of very many digits"
+
+
+def printable(text: str) -> str:
+    """Return text whose control characters are spelled out, so that a terminal obeys none of them."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 class InfraError(Exception):
@@ -24,7 +41,7 @@ class ParameterError(InfraError):
 
     def __init__(self, name: str, value: object, valid: str) -> None:
         self.name, self.value, self.valid = name, value, valid
-        super().__init__(f"parameter {name} is {value!r}: it must be {valid}")
+        super().__init__(f"parameter {name} is {shown(value)}: it must be {valid}")
 
 
 class DataError(InfraError):
@@ -52,3 +69,11 @@ class ModelError(InfraError):
 
 class NumericalError(InfraError):
     """A computation gave NaN, infinite, all-zero or constant numbers where that means a fault."""
+
+
+class ProcessError(InfraError):
+    """Another process of the same job ended, or did not answer."""
+
+
+class InfraWarning(UserWarning):
+    """A result is kept but should not be used without a look; the command line prints it as one line."""

@@ -11,16 +11,17 @@ Lines (anybody's files).
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from infra_lib.errors import DataError
+from infra_lib.errors import DataError, shown
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ class Example:
         words; splits are disjoint by it.
     sentences
         Spans over ``response``; empty where the source gives none.
+    system
+        Text of the system turn, for models with a chat template.
+    scoring
+        Name of the official rule that grades it (:mod:`infra_lib.evaluate.official`); None: by ``tests``
+        where there are any, else by ``answer``.
     """
 
     id: str
@@ -74,10 +80,12 @@ class Example:
     tests: str | None = None
     question: str | None = None
     sentences: tuple[Sentence, ...] = field(default=())
+    system: str | None = None
+    scoring: str | None = None
 
 
 _REQUIRED = ("id", "domain", "prompt", "response")
-_OPTIONAL = ("difficulty", "category", "answer", "tests", "question", "sentences")
+_OPTIONAL = ("difficulty", "category", "answer", "tests", "question", "sentences", "system", "scoring")
 
 
 def to_frame(examples: Sequence[Example]) -> pd.DataFrame:
@@ -93,18 +101,35 @@ def to_frame(examples: Sequence[Example]) -> pd.DataFrame:
 
 
 def from_frame(frame: pd.DataFrame) -> list[Example]:
-    """Invert :func:`to_frame`."""
+    """Invert :func:`to_frame`.
+
+    Raises
+    ------
+    DataError
+        For a table without the columns of an example, or a row with other things in them.
+    """
+    if missing := [name for name in _REQUIRED if name not in frame]:
+        raise DataError("table of examples", f"misses {', '.join(missing)}")
     examples = []
-    for row in frame.to_dict("records"):
-        values: dict[str, Any] = {
-            str(k): (None if not isinstance(v, str) and pd.isna(v) else v) for k, v in row.items()
-        }
-        spans = json.loads(values.pop("sentences", None) or "[]")
-        if values.get("difficulty") is not None:
-            values["difficulty"] = int(values["difficulty"])
-        known = {f.name: values[f.name] for f in fields(Example) if f.name in values}
-        examples.append(Example(**known, sentences=tuple(Sentence(*s) for s in spans)))
+    for number, row in enumerate(frame.to_dict("records"), start=1):
+        try:
+            examples.append(_from_row(row))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise DataError("table of examples", f"row cannot be read ({error})", number) from None
     return examples
+
+
+def _from_row(row: Mapping[Any, Any]) -> Example:
+    values: dict[str, Any] = {
+        str(k): (None if not isinstance(v, str) and pd.isna(v) else v) for k, v in row.items()
+    }
+    spans = json.loads(values.pop("sentences", None) or "[]")
+    if values.get("difficulty") is not None:
+        values["difficulty"] = int(values["difficulty"])
+    known = {f.name: values[f.name] for f in fields(Example) if f.name in values}
+    if wrong := [name for name in _REQUIRED if not isinstance(known[name], str)]:
+        raise TypeError(f"{wrong[0]} is {shown(known[wrong[0]])}; it must be text")
+    return Example(**known, sentences=tuple(Sentence(*s) for s in spans))
 
 
 def read_jsonl(path: str | Path) -> list[Example]:
@@ -144,13 +169,14 @@ def read_lines(path: str | Path) -> list[tuple[int, Example | DataError]]:
         raise DataError(path, "no such file; give a JSON Lines file of examples")
     entries: list[tuple[int, Example | DataError]] = []
     seen: set[str] = set()
-    for number, raw in enumerate(path.read_bytes().split(b"\n"), start=1):
+    # Some editors begin a file with a byte order mark, which is no part of its first line.
+    for number, raw in enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
         if not raw.strip():
             continue
         try:
             example = _parse_line(path, number, raw)
             if example.id in seen:
-                raise DataError(path, f"id {example.id!r} occurs twice; ids must be unique", number)
+                raise DataError(path, f"id {shown(example.id)} occurs twice; ids must be unique", number)
         except DataError as problem:
             entries.append((number, problem))
         else:
@@ -163,51 +189,91 @@ def read_lines(path: str | Path) -> list[tuple[int, Example | DataError]]:
 
 def _parse_line(path: Path, number: int, raw: bytes) -> Example:
     try:
-        record = json.loads(raw.decode("utf-8"))
+        record = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_repetition)
     except UnicodeDecodeError as error:
         raise DataError(path, f"invalid UTF-8 at byte {error.start} of the line", number) from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits, too
         raise DataError(path, f"not a JSON object ({error})", number) from None
     if not isinstance(record, dict):
         raise DataError(path, "must be a JSON object with id, domain, prompt, response", number)
     if missing := [key for key in _REQUIRED if key not in record]:
         raise DataError(path, f"misses {', '.join(missing)} (needed: {', '.join(_REQUIRED)})", number)
-    for key in ("id", "domain", "prompt", "response", "category", "answer", "tests", "question"):
+    for key in (
+        "id",
+        "domain",
+        "prompt",
+        "response",
+        "category",
+        "answer",
+        "tests",
+        "question",
+        "system",
+        "scoring",
+    ):
         value = record.get(key)
         if value is not None and not isinstance(value, str):
-            raise DataError(path, f"{key} is {value!r}; it must be text", number)
+            raise DataError(path, f"{key} is {shown(value)}; it must be text", number)
         if key in _REQUIRED and value is None:
             raise DataError(path, f"{key} is null; it must be text", number)
-        try:
-            (value or "").encode("utf-8")
-        except UnicodeEncodeError:
-            raise DataError(path, f"{key} holds half a surrogate pair, which is no text", number) from None
+        if not is_text(value or ""):
+            raise DataError(path, f"{key} holds half a surrogate pair, which is no text", number)
     for key in ("id", "domain", "response"):
         if not record[key].strip():
             raise DataError(path, f"{key} is empty", number)
     difficulty = record.get("difficulty")
-    if difficulty is not None and (isinstance(difficulty, bool) or difficulty not in range(1, 6)):
-        raise DataError(path, f"difficulty is {difficulty!r}; it must be a whole number from 1 to 5", number)
+    if difficulty is not None and (type(difficulty) is not int or difficulty not in range(1, 6)):
+        problem = f"difficulty is {shown(difficulty)}; it must be a whole number from 1 to 5"
+        raise DataError(path, problem, number)
     known = {key: record[key] for key in (*_REQUIRED, *_OPTIONAL) if record.get(key) is not None}
     known["sentences"] = _parse_sentences(path, number, record)
     return Example(**known)
 
 
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build a JSON object, refusing a key that occurs twice, since either could be meant."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"key {shown(twice)} occurs twice")
+    return record
+
+
 def _parse_sentences(path: Path, number: int, record: dict[str, Any]) -> tuple[Sentence, ...]:
     length = len(record["response"])
-    sentences = []
-    for span in record.get("sentences") or ():
-        try:
-            sentence = Sentence(**span) if isinstance(span, dict) else Sentence(*span)
-            valid = 0 <= sentence.start < sentence.end <= length
-        except TypeError:
-            valid = False
-        if not valid:
-            raise DataError(
-                path, f"sentence span {span!r} does not lie in the response (0 to {length})", number
-            )
+    spans = record.get("sentences") or ()
+    if not isinstance(spans, list | tuple):
+        raise DataError(path, f"sentences is {shown(spans)}; it must be a list of spans", number)
+    sentences: list[Sentence] = []
+    for span in spans:
+        sentence = _parse_span(span)
+        if sentence is None or sentence.end > length:
+            problem = f"sentence span {shown(span)} does not lie in the response (0 to {length})"
+            raise DataError(path, problem, number)
+        if sentences and sentence.start < sentences[-1].end:
+            problem = f"sentence span {shown(span)} begins before the one in front of it ends"
+            raise DataError(path, problem, number)
         sentences.append(sentence)
     return tuple(sentences)
+
+
+def _parse_span(span: object) -> Sentence | None:
+    """Return a span given as an object or a list, or None for anything else."""
+    try:
+        sentence = Sentence(**span) if isinstance(span, dict) else Sentence(*span)  # type: ignore[misc]
+    except TypeError:
+        return None
+    whole = type(sentence.start) is int and type(sentence.end) is int
+    named = sentence.kind is None or (isinstance(sentence.kind, str) and is_text(sentence.kind))
+    return sentence if whole and named and 0 <= sentence.start < sentence.end else None
+
+
+def is_text(text: str) -> bool:
+    """Return whether text can be written as UTF-8: no half of a surrogate pair stands alone in it."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def write_jsonl(path: str | Path, examples: Iterable[Example]) -> None:

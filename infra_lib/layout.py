@@ -39,6 +39,7 @@ STAGES: dict[str, tuple[str, ...]] = {
         "04_example_influence",
         "05_reweighting_arms",
     ),
+    "07_method": ("01_data", "03_finetune_evaluate"),
 }
 """The notebooks in order, and the stages that each reads from."""
 

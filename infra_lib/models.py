@@ -15,18 +15,19 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as hf_logging
 
-from infra_lib.errors import DataError, ModelError
-from infra_lib.examples import Example
+from infra_lib.errors import DataError, ModelError, shown
+from infra_lib.examples import Example, is_text
 from infra_lib.files import replace_folder
 
 LINEAR_TYPES = (nn.Linear, Conv1D)
@@ -55,20 +56,24 @@ def load_model(
     Raises
     ------
     ModelError
-        Where the folder is missing, torn, or of an architecture that transformers cannot load.
+        Where the folder is missing, torn, of an architecture that transformers cannot load, or lacks
+        weights that the architecture has (which transformers would draw at random, with a warning).
     """
     check_model_folder(source)
     hf_logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loading = AutoModelForCausalLM.from_pretrained(
             str(source),
             dtype=dtype,
             attn_implementation=attn_implementation,
             use_safetensors=True,
             trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except Exception as error:  # a configuration made by anybody makes the libraries raise anything
         raise ModelError(f"cannot load a causal LM from {source}: {_first_line(error)}") from error
+    if missing := sorted(loading["missing_keys"]):
+        raise ModelError(f"{source} lacks {len(missing)} weights of {type(model).__name__}: {missing[0]}, …")
     return model.to(device).eval()
 
 
@@ -81,7 +86,7 @@ def load_tokenizer(source: str | Path) -> Any:
     try:
         loader = PreTrainedTokenizerFast if _is_generic(Path(source)) else AutoTokenizer
         tokenizer = loader.from_pretrained(str(source), trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # the tokenizers library raises plain Exception for a file that it cannot read
         raise ModelError(f"cannot load a tokenizer from {source}: {_first_line(error)}") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -91,49 +96,96 @@ def load_tokenizer(source: str | Path) -> Any:
 def _is_generic(folder: Path) -> bool:
     try:
         config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
-    return config.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    return isinstance(config, dict) and config.get("tokenizer_class") in (
+        "TokenizersBackend",
+        "PreTrainedTokenizerFast",
+    )
 
 
-def check_model_folder(source: str | Path) -> None:
+def check_model_folder(source: str | Path, *, weights: bool = True) -> None:
     """Raise for a local model folder that is missing or torn; hub names pass.
+
+    Parameters
+    ----------
+    weights
+        Read all weights too; False looks at the folder and its configuration alone.
 
     Raises
     ------
     ModelError
-        Naming the file or tensor: no such folder, no config, no safetensors, a truncated file, or
-        weights that are not finite.
+        Naming the file or tensor: no such folder, no config, no safetensors, a truncated file,
+        weights that are not finite, or sizes beyond what is stored.
     """
     folder = Path(source)
     if not folder.is_dir():
         if re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and not folder.parent.is_dir():
             return
         raise ModelError(f"{source} is neither a model folder nor a hub name such as Qwen/Qwen2.5-0.5B")
-    try:
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder}/config.json cannot be read: {_first_line(error)}") from None
-    for path in weight_files(folder):
+    config = _read_object(folder / "config.json")
+    stored = numbers = 0
+    for path in weight_files(folder) if weights else ():
         try:
             with safe_open(path, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 (safe_open is no dictionary)
-                    if not torch.isfinite(tensors.get_tensor(name).float()).all():
+                    tensor = tensors.get_tensor(name)
+                    stored, numbers = stored + 1, numbers + tensor.numel()
+                    if not torch.isfinite(tensor.float()).all():
                         raise ModelError(f"{path}: tensor {name} holds values that are not finite")
-        except (SafetensorError, OSError) as error:
+        except ModelError:
+            raise
+        except Exception as error:  # a header made by anybody: see load_model
             raise ModelError(f"{path} is truncated or no safetensors file: {_first_line(error)}") from None
+    _check_sizes(folder, config, stored, numbers)
+
+
+_COUNTS = ("num_hidden_layers", "n_layer", "num_layers")
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "head_dim", "n_embd", "n_inner")
+_HEADS = ("num_attention_heads", "num_key_value_heads", "n_head")
+
+
+def _check_sizes(folder: Path, config: Mapping[str, Any], stored: int, numbers: int) -> None:
+    """Raise for a configuration that asks for more than the folder stores.
+
+    Modules are made before weights are looked for: a billion layers would be made until memory ends.
+    """
+    for names, most, of_what in ((_COUNTS, stored, "tensors"), (_SIZES + _HEADS, numbers, "numbers")):
+        for name in names:
+            if isinstance(size := config.get(name), int) and size > most:
+                problem = f"{name} is {shown(size)}, more than the {most} {of_what} that the folder stores"
+                raise ModelError(f"{folder}/config.json: {problem}")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file of a model folder."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read: {_first_line(error)}") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} must hold a JSON object")
+    return value
 
 
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a model folder, those of its index where it has one."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        places = _read_object(index).get("weight_map")
+        if not isinstance(places, dict) or not all(_is_file_name(name) for name in places.values()):
+            raise ModelError(f"{index}: weight_map must give a file of the folder for every tensor")
+        names = sorted(set(places.values()))
     else:
         names = ["model.safetensors"]
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise ModelError(f"{folder} misses {missing[0]}; weights must be stored as safetensors")
     return [folder / name for name in names]
+
+
+def _is_file_name(name: object) -> bool:
+    """Return whether a value names a file in a folder, and not one elsewhere."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
@@ -208,16 +260,14 @@ def encode(
     Raises
     ------
     DataError
-        Where no loss term is left: an empty response, or a prompt that fills the context.
+        Where no loss term is left: an empty response, or a prompt that fills the context. Also for text
+        that no tokenizer reads, since it holds half a surrogate pair.
+    ModelError
+        For a chat template that cannot be applied.
     """
-    if chat_template is None:
-        chat_template = bool(getattr(tokenizer, "chat_template", None))
-    if chat_template:
-        turns = [{"role": "user", "content": example.prompt}]
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        prompt = list(tokenizer(text, add_special_tokens=False).input_ids)
-    else:
-        prompt = list(tokenizer(example.prompt).input_ids)
+    if not (is_text(example.prompt) and is_text(example.response)):
+        raise DataError(shown(example.id), "holds half a surrogate pair, which is no text")
+    prompt = prompt_tokens(tokenizer, example, chat_template=chat_template)
     response, offsets = _response_tokens(tokenizer, example.response)
     if end_token:
         response.append(tokenizer.eos_token_id)
@@ -237,18 +287,75 @@ def encode(
     return Encoded(example.id, ids, mask, tuple(kept_offsets), truncated=len(response) - len(kept))
 
 
+def prompt_tokens(tokenizer: Any, example: Example, *, chat_template: bool | None = None) -> list[int]:
+    """Return the token ids of an example's prompt, the same for training on it and for answering it.
+
+    Parameters
+    ----------
+    chat_template
+        Wrap the prompt as a user turn, after the example's system turn if it has one, up to where the
+        answer begins; None does so where the tokenizer has a template. Without a template the system
+        text and an empty line stand before the prompt.
+
+    Raises
+    ------
+    ModelError
+        Where a template is asked for and the tokenizer has none, or the template refuses the turns.
+    """
+    if chat_template is None:
+        chat_template = bool(getattr(tokenizer, "chat_template", None))
+    if chat_template:
+        return list(tokenizer(chat_text(tokenizer, example), add_special_tokens=False).input_ids)
+    text = f"{example.system}\n\n{example.prompt}" if example.system else example.prompt
+    return list(tokenizer(text).input_ids)
+
+
+def chat_text(tokenizer: Any, example: Example) -> str:
+    """Return system and user turn in the tokenizer's chat template, up to where the answer begins.
+
+    Raises
+    ------
+    ModelError
+        Where the tokenizer has no chat template, or its template refuses the turns (some know no
+        system turn).
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ModelError(
+            "the tokenizer has no chat template; use one of an instruction-tuned model, put a "
+            "chat_template.jinja into its folder, or do without (chat_template: false)"
+        )
+    turns = [{"role": "user", "content": example.prompt}]
+    if example.system:
+        turns.insert(0, {"role": "system", "content": example.system})
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # templates are programs of the model's authors and raise what they like
+        raise ModelError(
+            f"the chat template refuses example {example.id} ({_first_line(error)}); drop its system text "
+            "or do without (chat_template: false)"
+        ) from error
+
+
 def _response_tokens(tokenizer: Any, response: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """Return token ids of a response and their character spans."""
+    """Return token ids of a response and their character spans, which cut the response into pieces.
+
+    A tokenizer's own offsets need not do so: tokens for parts of one character (bytes of an emoji) all
+    name that character, and white space can belong to no token. Here a token reaches from the end of
+    those before it to its own end, so a character belongs to the first token that writes a part of it.
+    """
     if getattr(tokenizer, "is_fast", False):
         encoding = tokenizer(response, add_special_tokens=False, return_offsets_mapping=True)
-        return list(encoding.input_ids), [(int(a), int(b)) for a, b in encoding.offset_mapping]
-    # Slow tokenizers know no offsets: the text of growing prefixes gives them.
-    ids = list(tokenizer(response, add_special_tokens=False).input_ids)
-    ends = [
-        min(len(response), len(tokenizer.decode(ids[: i + 1], clean_up_tokenization_spaces=False)))
-        for i in range(len(ids))
-    ]
-    return ids, list(zip([0, *ends[:-1]], ends, strict=True))
+        ids, ends = list(encoding.input_ids), [int(end) for _, end in encoding.offset_mapping]
+    else:
+        # Slow tokenizers know no offsets: the text of growing prefixes gives them.
+        ids = list(tokenizer(response, add_special_tokens=False).input_ids)
+        ends = [
+            len(tokenizer.decode(ids[: i + 1], clean_up_tokenization_spaces=False)) for i in range(len(ids))
+        ]
+    cuts = [0, *(min(end, len(response)) for end in accumulate(ends, max))]
+    if ids:
+        cuts[-1] = len(response)
+    return ids, list(pairwise(cuts))
 
 
 # --- Batches -----------------------------------------------------------------------------
@@ -333,18 +440,46 @@ def _pad(rows: Sequence[Encoded], indices: tuple[int, ...], pad_id: int, side: s
     return Batch(input_ids, attention, loss_mask, positions, indices)
 
 
+def predicting(batch: Batch) -> Tensor:
+    """Return the positions that predict a response token [loss terms], counted through the whole batch.
+
+    Position t predicts token t + 1, so it carries a loss term where the mask of t + 1 is set.
+    """
+    carries = torch.nn.functional.pad(batch.loss_mask[:, 1:], (0, 1))
+    return carries.flatten().nonzero().squeeze(1)
+
+
+def response_logits(model: Any, batch: Batch) -> Tensor:
+    """Return the logits that predict the response's tokens [loss terms, vocabulary], in reading order.
+
+    The output head is given these positions alone: over a large vocabulary it is the dearest layer.
+    """
+    where = predicting(batch)
+    head = model.get_output_embeddings()
+
+    def select(_m: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0].flatten(0, -2).index_select(0, where).unsqueeze(0), *inputs[1:])
+
+    handle = head.register_forward_pre_hook(select)
+    try:
+        return model(**batch.inputs, use_cache=False).logits.squeeze(0)
+    finally:
+        handle.remove()
+
+
+def response_log_probs(model: Any, batch: Batch) -> Tensor:
+    """Return log p(token | tokens before) of the response's tokens [loss terms], in reading order."""
+    logits = response_logits(model, batch)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    chosen = logits.gather(-1, batch.input_ids[batch.loss_mask].unsqueeze(-1)).squeeze(-1)
+    return chosen - logits.logsumexp(-1)
+
+
 def token_log_probs(model: Any, batch: Batch) -> Tensor:
     """Return log p(token t | tokens before) [batch, tokens], 0 where ``loss_mask`` is False."""
-    logits = model(**batch.inputs, use_cache=False).logits
-    return select_log_probs(logits, batch)
-
-
-def select_log_probs(logits: Tensor, batch: Batch) -> Tensor:
-    """Return the log-probabilities of a batch's own tokens from logits [batch, tokens, vocabulary]."""
-    log_probs = torch.log_softmax(logits[:, :-1].float(), dim=-1)
-    chosen = log_probs.gather(-1, batch.input_ids[:, 1:, None]).squeeze(-1)
-    chosen = chosen * batch.loss_mask[:, 1:]
-    return torch.nn.functional.pad(chosen, (1, 0))
+    values = response_log_probs(model, batch)
+    spread = torch.zeros(batch.loss_mask.numel(), dtype=values.dtype, device=values.device)
+    return spread.index_copy(0, predicting(batch) + 1, values).view(batch.loss_mask.shape)
 
 
 def count_response_tokens(tokenizer: Any, examples: Sequence[Example]) -> Mapping[str, int]:

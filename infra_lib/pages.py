@@ -11,11 +11,12 @@ from typing import Any
 
 import pandas as pd
 
-from infra_lib import paper, tables
+from infra_lib import data_pages, paper, tables
 from infra_lib.compare import determinism
 from infra_lib.files import write_text
 from infra_lib.frames import rows as each_row
 from infra_lib.layout import STAGES
+from infra_lib.performance import write_performance
 from infra_lib.reliability import reliability_page
 from infra_lib.runner import parameters_cell, read_notebook
 from infra_lib.study import Study
@@ -43,6 +44,8 @@ def write_generated(root: Path, study: str, results: Path) -> None:
         "paper_numbers": paper.numbers_table(),
         "paper_unknown": paper.bullet_list("unknown"),
         "paper_confounds": paper.bullet_list("confounds"),
+        **data_pages.fragments(),
+        **write_performance(root, results),
     }
     for name, text in fragments.items():
         write_text(results / "generated" / f"{name}.md", text.rstrip() + "\n")
@@ -56,7 +59,7 @@ def landing(claims: pd.DataFrame, accuracy: pd.DataFrame, records: dict[str, Any
     hard = claims[claims["test"] == "1a"]
     cards += [_card(row, confidence) for row in each_row(hard)]
     levels = " and ".join(
-        f"{row.mean:.0%} of {tables.name_of(row.domain)} problems" for row in each_row(accuracy)
+        f"{row.mean:.0%} of {tables.named(row.domain)} problems" for row in each_row(accuracy)
     )
     runs = int(accuracy["runs"].max())
     return f"""<p class="infra-lede">A paper traced a language model's reasoning back to its training data
@@ -112,7 +115,7 @@ def status(study: str, records: dict[str, Any]) -> str:
     """Return what this build was made with and how long each notebook took."""
     total = sum(record["seconds"] for record in records.values())
     last = records["06_summary"]
-    return f"""{tables.badge("computed", _origin(records))} Study **{study}**, computed on
+    return f"""{tables.badge("computed", _origin(records))} Study **{tables.escape(study)}**, computed on
 {tables.escape(last["environment"]["device"])} ({tables.escape(last["environment"]["system"])});
 the notebooks took {total / 60:.1f} minutes in all, training runs that were reused not counted.
 

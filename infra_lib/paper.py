@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from infra_lib.markup import attribute
 from infra_lib.tables import badge, escape, html_table
 
 MARKS = ("A", "B", "C", "I")
@@ -60,4 +61,4 @@ def bullet_list(key: str) -> str:
 
 
 def _mark(mark: str) -> str:
-    return f'<span title="{escape(mark_says(mark))}">{mark}</span>'
+    return f'<span title="{attribute(mark_says(mark))}">{mark}</span>'

@@ -19,6 +19,7 @@ from pathlib import Path
 from infra_lib.checksums import write_manifest
 from infra_lib.closure import imported, module_files
 from infra_lib.errors import InfraError, ParameterError
+from infra_lib.evaluate.sandbox import resolve
 from infra_lib.files import (
     read_sealed,
     recover_folder,
@@ -28,7 +29,9 @@ from infra_lib.files import (
     write_text,
 )
 from infra_lib.layout import STAGES, read_provenance, stage_folder
+from infra_lib.plan.hardware import Machine, gpu_machine, this_machine
 from infra_lib.processes import FORCE_VARIABLE, RUN_VARIABLE, holding, terminate_as_interrupt
+from infra_lib.published import check_fragments, published_notebook
 from infra_lib.runner import declared_parameters, notebook_path, stage_damage, why_stale
 from infra_lib.study import Study, make_study, unknown
 
@@ -83,6 +86,7 @@ def run(root: Path, study: Study, stages: Sequence[str], *, force: bool = False)
     Snakemake goes by times and parameters; content has the last word: the stamp of a stage whose results
     no longer hold is taken away first, and the runner reuses those that still do.
     """
+    check_sandbox(root, study, stages)
     stamps = {stage: stamp(root, study.study, stage) for stage in STAGES}
     for stage in STAGES:
         if why_stale(root, stage, study):
@@ -101,6 +105,20 @@ def run(root: Path, study: Study, stages: Sequence[str], *, force: bool = False)
         if stage in before and stamps[stage].exists() and stamps[stage].stat().st_mtime_ns == before[stage]:
             print(f"reused  {stage}: nothing that it depends on has changed", flush=True)
     return code
+
+
+def check_sandbox(root: Path, study: Study, stages: Sequence[str]) -> None:
+    """Make sure, before long work, that what must run can wall off the programs that it grades.
+
+    Raises
+    ------
+    SandboxError
+        Where it cannot, with the one command to type.
+    """
+    asked = {*stages, *(needed for stage in stages for needed in STAGES[stage])}
+    grading = [stage for stage in STAGES if stage in asked and "sandbox" in declared_parameters(root, stage)]
+    if any(why_stale(root, stage, study) for stage in grading):
+        resolve(study.sandbox)
 
 
 def _snakemake(root: Path, study: Study, targets: Sequence[str], *, force: bool) -> list[str]:
@@ -161,6 +179,47 @@ def status(root: Path, study: Study) -> list[tuple[str, str, str]]:
     return rows
 
 
+def machine_of(study: Study, *, gpus: int = -1, memory: str | None = None, kind: str = "h100") -> Machine:
+    """Return the machine to plan for: so many GPUs, or what the study's device says."""
+    if gpus > 0 or memory is not None or (gpus < 0 and study.device.startswith("cuda")):
+        return gpu_machine(kind, gpus if gpus > 0 else study.devices_per_run, memory)
+    return this_machine(study.processes)
+
+
+def dry_run(root: Path, study: Study) -> list[str]:
+    """Return every step with its state, its inputs and its estimated cost, without running anything."""
+    from infra_lib.plan.hardware import duration, gib
+    from infra_lib.plan.report import plan_study
+
+    lines: list[str] = []
+    try:
+        plan = plan_study(study, root, machine_of(study))
+        costs = {stage: [s for s in plan.steps if s.notebook == stage] for stage in STAGES}
+        closing = plan.lines()
+    except InfraError as error:
+        costs, closing = {}, [f"no estimate: {error}"]
+    for stage, state, note in status(root, study):
+        lines.append(f"{stage:24} {state:7} {note}")
+        inputs = [*STAGES[stage], *stage_sources(stage, study)]
+        lines.append(f"{'':24} reads   {', '.join(inputs) or 'parameters alone'}")
+        for step in costs.get(stage, []):
+            lines.append(
+                f"{'':24} {step.what}: {duration(step.seconds)}, {gib(step.peak_bytes)} a device; {step.note}"
+            )
+    return [*lines, *closing]
+
+
+def stage_sources(stage: str, study: Study) -> list[str]:
+    """Return the data sets and models that a stage reads from outside the study."""
+    if stage == "01_data":
+        from infra_lib.study_data import sources_of
+
+        return list(dict.fromkeys(name for names in sources_of(study).values() for name in names))
+    if stage == "02_base_model":
+        return [study.base_model or study.base_folder]
+    return []
+
+
 def clean(root: Path, study: str | None) -> list[Path]:
     """Remove a study's results (or all studies', and the book's copies); return what was removed."""
     folders = [stage_folder(study, ".", root)] if study else [root / "_build", root / "book" / "results"]
@@ -190,7 +249,8 @@ def gather(root: Path, study: str) -> Path:
     Raises
     ------
     InfraError
-        For a stage that has not run, or a notebook that holds an error.
+        For a stage that has not run, a notebook that holds an error, or results with markup that would
+        run or load something on a page.
     """
     from infra_lib.pages import write_generated
 
@@ -201,32 +261,16 @@ def gather(root: Path, study: str) -> Path:
         folder = stage_folder(study, stage, root)
         if problem := stage_damage(folder):
             raise InfraError(f"the book needs {stage}: {problem}; `infra run --study {study}`")
-        write_text(new / f"{stage}.ipynb", _published(root, stage, folder / "notebook.ipynb"))
+        write_text(new / f"{stage}.ipynb", published_notebook(root, stage, folder / "notebook.ipynb"))
         for kind in ("figures", "tables", "data"):
             if (folder / kind).is_dir():
                 shutil.copytree(folder / kind, new / kind / stage)
         shutil.copy2(folder / "provenance.json", new / f"{stage}.provenance.json")
     write_generated(root, study, new)
+    check_fragments(new)
     write_manifest(new)
     replace_folder(new, root / "book" / "results")
     return root / "book" / "results"
-
-
-def _published(root: Path, stage: str, path: Path) -> str:
-    """Return an executed notebook without this machine's paths, refusing one that failed."""
-    text = path.read_text(encoding="utf-8")
-    notebook = json.loads(text)
-    if notebook["metadata"].get("papermill", {}).get("exception"):
-        raise InfraError(f"{stage} ended in an error and is no page of a book; run it again")
-    notebook["metadata"]["papermill"] = {
-        "parameters": notebook["metadata"]["papermill"].get("parameters", {})
-    }
-    notebook["metadata"]["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    for cell in notebook["cells"]:
-        cell["metadata"] = {"tags": cell["metadata"].get("tags", [])}
-        if "injected-parameters" in cell["metadata"]["tags"]:
-            cell["metadata"]["tags"].append("hide-input")
-    return json.dumps(notebook, indent=1, ensure_ascii=False).replace(f"{root}/", "") + "\n"
 
 
 def build_book(root: Path, study: str) -> Path:

@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM, Trainer, set_seed
 
-from infra_lib.checkpoints import train_quietly
 from infra_lib.checksums import damage, folder_digests
 from infra_lib.errors import DataError, ModelError, ParameterError
 from infra_lib.files import file_digest, read_sealed, replace_folder, write_sealed
-from infra_lib.finetune import trainer_arguments
+from infra_lib.finetune import train_quietly, trainer_arguments
 from infra_lib.jobs import run_jobs
 from infra_lib.models import save_model
 from infra_lib.provenance import environment

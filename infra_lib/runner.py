@@ -8,6 +8,7 @@ module stage by stage; it can be called alone as well.
 
 from __future__ import annotations
 
+import ast
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,11 +47,28 @@ def read_notebook(root: Path, stage: str) -> Any:
 
 
 def declared_parameters(root: Path, stage: str) -> dict[str, Any]:
-    """Return the parameters that a notebook declares, with their defaults, by running that cell alone."""
+    """Return the parameters that a notebook declares, with their defaults, without running anything.
+
+    Raises
+    ------
+    InfraError
+        For a cell of parameters that holds anything else than ``name: type = value`` with plain values.
+    """
     cell = parameters_cell(read_notebook(root, stage))
-    scope: dict[str, Any] = {}
-    exec(compile(cell, f"{stage} parameters", "exec"), scope)
-    return {name: scope[name] for name in Study.model_fields if name in scope}
+    found: dict[str, Any] = {}
+    try:
+        for statement in ast.parse(cell).body:
+            if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
+                raise ValueError(f"line {statement.lineno}")
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            for target in targets:
+                if not isinstance(target, ast.Name):
+                    raise ValueError(f"line {statement.lineno}")
+                found[target.id] = ast.literal_eval(statement.value)
+    except (SyntaxError, ValueError, TypeError, RecursionError) as error:
+        problem = f"the parameters cell of {stage} holds more than names and plain values ({error})"
+        raise InfraError(problem) from None
+    return {name: found[name] for name in Study.model_fields if name in found}
 
 
 def parameters_cell(notebook: Any) -> str:

@@ -35,6 +35,7 @@ from infra_lib.layout import (
     stage_folder,
 )
 from infra_lib.provenance import environment
+from infra_lib.reading import load_json, load_table
 from infra_lib.study import Study, make_study, unknown
 
 
@@ -148,12 +149,24 @@ class Stage:
         return stage_folder(self.params.study, stage, self.root)
 
     def read_table(self, stage: str, name: str) -> pd.DataFrame:
-        """Read a table that an earlier stage wrote."""
-        return pd.read_parquet(self.folder_of(stage) / "data" / f"{name}.parquet")
+        """Read a table that an earlier stage wrote.
+
+        Raises
+        ------
+        DataError
+            For a file that is missing or no table.
+        """
+        return load_table(self.folder_of(stage) / "data" / f"{name}.parquet")
 
     def read_json(self, stage: str, name: str) -> Any:
-        """Read a JSON value that an earlier stage wrote."""
-        return json.loads((self.folder_of(stage) / "data" / f"{name}.json").read_text(encoding="utf-8"))
+        """Read a JSON value that an earlier stage wrote.
+
+        Raises
+        ------
+        DataError
+            For a file that is missing or no JSON.
+        """
+        return load_json(self.folder_of(stage) / "data" / f"{name}.json")
 
     def records(self) -> dict[str, dict[str, Any]]:
         """Return the provenance records of the stages that this one reads from."""

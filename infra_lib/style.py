@@ -8,7 +8,6 @@ any common colour blindness can tell apart.
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import matplotlib as mpl
 import pandas as pd
 
 from infra_lib.files import write_text
+from infra_lib.markup import attribute, escape
 
 INK, LINES = "#24292e", "#c9d1d9"
 PAGE_INKS = {INK: "currentColor", LINES: "var(--pst-color-border, #c9d1d9)"}
@@ -69,6 +69,7 @@ _SETTINGS: dict[str, Any] = {
     "lines.markersize": 6,
     "svg.hashsalt": "infra",
     "svg.fonttype": "path",
+    "text.parse_math": False,  # a label out of data may hold a dollar sign
 }
 
 
@@ -99,13 +100,21 @@ class ShownFigure:
     identifier: str
 
     def _repr_html_(self) -> str:
-        drawing = self.svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(self.alt)}" ', 1)
-        caption = f"<figcaption>{html.escape(self.caption)}</figcaption>"
+        drawing = self.svg.replace("<svg ", f'<svg role="img" aria-label="{attribute(self.alt)}" ', 1)
+        caption = f"<figcaption>{escape(self.caption)}</figcaption>"
         return f'<figure class="infra-figure" id="{self.identifier}">\n{drawing}\n{caption}\n</figure>'
 
 
 def save_figure(
-    folder: Path, stage: str, name: str, figure: Any, *, data: pd.DataFrame, alt: str, caption: str
+    folder: Path,
+    stage: str,
+    name: str,
+    figure: Any,
+    *,
+    data: pd.DataFrame,
+    alt: str,
+    caption: str,
+    page: str | None = None,
 ) -> ShownFigure:
     """Write ``name`` as SVG, PNG and CSV, and the fragment that a page of the book includes.
 
@@ -117,6 +126,8 @@ def save_figure(
         What the figure shows, downloadable beside it.
     alt
         What a reader who cannot see it should know.
+    page
+        What the caption links to instead, where no notebook made the figure.
     """
     import matplotlib.pyplot as plt
 
@@ -128,13 +139,14 @@ def save_figure(
     data.to_csv(folder / f"{name}.csv", index=False)
     identifier = f"fig-{stage[:2]}-{name.replace('_', '-')}"
     shown = ShownFigure(inline_svg(path.read_text(encoding="utf-8"), identifier), alt, caption, identifier)
-    write_text(folder / f"{name}.md", figure_fragment(stage, name, shown))
+    write_text(folder / f"{name}.md", figure_fragment(stage, name, shown, page))
     return shown
 
 
 def inline_svg(svg: str, identifier: str) -> str:
     """Return a drawing that stands inside a page: the theme's inks, ids of its own, no blank line."""
     body = svg[svg.index("<svg") :]
+    body = re.sub(r"<!--.*?-->", "", body, flags=re.DOTALL)  # the text of every label, of no use on a page
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{identifier}-", body)
     body = re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"', r"\1", body, count=1)
@@ -143,13 +155,14 @@ def inline_svg(svg: str, identifier: str) -> str:
     return "\n".join(line for line in body.splitlines() if line.strip())
 
 
-def figure_fragment(stage: str, name: str, shown: ShownFigure) -> str:
+def figure_fragment(stage: str, name: str, shown: ShownFigure, page: str | None = None) -> str:
     """Return the MyST fragment of a figure: the drawing, its caption, its data and its origin."""
+    source = f"page <{page}>" if page else f"notebook </results/{stage}>"
     base = f"/results/figures/{stage}/{name}"
     return f"""{shown._repr_html_()}
 
 :::{{div}} figure-links
 {{download}}`data <{base}.csv>` · {{download}}`SVG <{base}.svg>` · {{download}}`PNG <{base}.png>` ·
-{{doc}}`notebook </results/{stage}>`
+{{doc}}`{source}`
 :::
 """

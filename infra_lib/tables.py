@@ -7,15 +7,14 @@ directive or TeX.
 
 from __future__ import annotations
 
-import html
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from infra_lib.frames import rows as each_row
+from infra_lib.markup import attribute, escape
 from infra_lib.style import in_order, name_of
 
 BADGES = {
@@ -25,28 +24,15 @@ BADGES = {
 }
 NOT_AVAILABLE = "not available"
 
-_UNSAFE = re.compile(r"[^\w .,;:?!%+\-=]|_")
-_CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
-
-def escape(text: object) -> str:
-    """Return text as HTML that no layer between here and the reader can take for markup.
-
-    Terminal codes, control characters and direction overrides are dropped; every character that HTML,
-    Markdown, MyST or TeX could read is written as a numeric entity; line ends become ``<br>``, since a
-    blank line would end the HTML block.
-    """
-    plain = _CONTROL.sub("", str(text).replace("\r\n", "\n").replace("\r", "\n"))
-    return "<br>".join(_UNSAFE.sub(_entity, line) for line in plain.split("\n"))
-
-
-def _entity(match: re.Match[str]) -> str:
-    return f"&#{ord(match.group())};"
+def named(key: object) -> str:
+    """Return how a domain or arm is written in a cell, as HTML."""
+    return escape(name_of(key))
 
 
 def badge(kind: str, title: str = "") -> str:
     """Return the badge that says where a number comes from."""
-    note = f' title="{html.escape(title, quote=True)}"' if title else ""
+    note = f' title="{attribute(title)}"' if title else ""
     return f'<span class="badge-{kind}"{note}>{BADGES[kind]}</span>'
 
 
@@ -66,7 +52,7 @@ def html_table(
         "<tr>" + "".join(f'<td class="{side(i)}">{cell}</td>' for i, cell in enumerate(row)) + "</tr>"
         for row in rows
     )
-    name = f' role="region" aria-label="{html.escape(label, quote=True)}"' if label else ""
+    name = f' role="region" aria-label="{attribute(label)}"' if label else ""
     return (
         f'<div class="infra-table mathjax_ignore" tabindex="0"{name}>\n<table>\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>\n"
@@ -91,7 +77,8 @@ def p_value(value: float) -> str:
 def split_counts(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return examples per split, domain and difficulty."""
     return pd.concat(
-        [f.groupby(["domain", "difficulty"]).size().rename(name) for name, f in frames.items()], axis=1
+        [f.groupby(["domain", "difficulty"], dropna=False).size().rename(name) for name, f in frames.items()],
+        axis=1,
     ).reset_index()
 
 
@@ -99,7 +86,7 @@ def split_counts_markdown(frame: pd.DataFrame) -> str:
     """Return the table of :func:`split_counts`, one row per domain."""
     names = [column for column in frame.columns if column not in ("domain", "difficulty")]
     totals = frame.groupby("domain", sort=False)[names].sum()
-    rows = [[name_of(domain), *(f"{int(v):,}" for v in row)] for domain, row in totals.iterrows()]
+    rows = [[named(domain), *(f"{int(v):,}" for v in row)] for domain, row in totals.iterrows()]
     return html_table(["domain", *(n.replace("_", " ") for n in names)], rows, label="Examples per split")
 
 
@@ -121,8 +108,8 @@ def example_gallery(frame: pd.DataFrame) -> str:
         for start, end, kind in json.loads(row["sentences"]):
             text = escape(row["response"][start:end].rstrip("\n"))
             tag = "code" if kind == "program" else "span"
-            parts.append(f'<{tag} class="kind-{escape(kind)}" title="{escape(kind)}">{text}</{tag}>')
-        title = f"{name_of(row['domain'])}, {escape(row['category'])}, difficulty {row['difficulty']}"
+            parts.append(f'<{tag} class="kind-{attribute(kind)}" title="{attribute(kind)}">{text}</{tag}>')
+        title = f"{named(row['domain'])}, {escape(row['category'])}, difficulty {row['difficulty']}"
         cards.append(
             f'<div class="example-card"><div class="example-title">{title}</div>'
             f'<div class="example-prompt">{escape(row["prompt"].strip())}</div>'
@@ -138,9 +125,10 @@ def base_facts(records: Mapping[int, Mapping[str, Any]]) -> pd.DataFrame:
             {
                 "base_seed": seed,
                 "parameters": record["parameters"],
-                "tokens": record["tokens"],
-                "final_loss": record["curve"][-1]["loss"],
-                "seconds": record["seconds"],
+                # A model from elsewhere has no record of its training.
+                "tokens": record.get("tokens", float("nan")),
+                "final_loss": record["curve"][-1]["loss"] if "curve" in record else float("nan"),
+                "seconds": record.get("seconds", float("nan")),
                 "weights_sha256": record["weights_sha256"],
             }
             for seed, record in records.items()
@@ -154,9 +142,9 @@ def base_facts_markdown(frame: pd.DataFrame) -> str:
         [
             str(r.base_seed),
             f"{r.parameters / 1e6:.2f} M",
-            f"{r.tokens / 1e6:.1f} M",
-            f"{r.final_loss:.3f}",
-            f"{r.seconds:.0f} s",
+            _known(r.tokens / 1e6, "{:.1f} M"),
+            _known(r.final_loss, "{:.3f}"),
+            _known(r.seconds, "{:.0f} s"),
             f"<code>{r.weights_sha256[:12]}</code>",
         ]
         for r in each_row(frame)
@@ -165,13 +153,17 @@ def base_facts_markdown(frame: pd.DataFrame) -> str:
     return html_table(headers, rows, label="Base models")
 
 
+def _known(value: float, form: str) -> str:
+    return NOT_AVAILABLE if pd.isna(value) else form.format(value)
+
+
 # --- Accuracy and arms -------------------------------------------------------------------
 
 
 def accuracy_by_difficulty(frame: pd.DataFrame) -> str:
     """Return accuracy by difficulty. Columns: domain, difficulty, mean, low, high, runs, n."""
     rows = [
-        [name_of(r.domain), str(r.difficulty), interval(r.mean, r.low, r.high), str(r.runs), str(r.n)]
+        [named(r.domain), str(r.difficulty), interval(r.mean, r.low, r.high), str(r.runs), str(r.n)]
         for r in each_row(frame)
     ]
     headers = ["domain", "difficulty", "accuracy", "runs", "problems"]
@@ -187,7 +179,7 @@ def arms_table(frame: pd.DataFrame) -> str:
         cells = [wide[arm, d] for d in domains]
         rows.append(
             [
-                name_of(arm),
+                named(arm),
                 f"{cells[0].tokens_per_epoch / 1000:.0f} k",
                 *(interval(c.mean, c.low, c.high) for c in cells),
             ]
@@ -200,8 +192,8 @@ def differences_table(frame: pd.DataFrame) -> str:
     """Return paired differences. Columns as :func:`infra_lib.attributes.compare_arms` gives them."""
     rows = [
         [
-            f"{name_of(r.arm_a)} − {name_of(r.arm_b)}",
-            name_of(r.domain),
+            f"{named(r.arm_a)} − {named(r.arm_b)}",
+            named(r.domain),
             interval(r.difference, r.low, r.high, signed=True),
             p_value(r.p_value),
             p_value(r.p_problems),
@@ -229,7 +221,7 @@ def target_counts_markdown(frame: pd.DataFrame) -> str:
         index=["base_seed", "domain"], columns="difficulty", values="n", aggfunc="sum", fill_value=0
     )
     rows = [
-        [str(seed), name_of(domain), *(str(int(v)) for v in row), str(int(row.sum()))]
+        [str(seed), named(domain), *(str(int(v)) for v in row), str(int(row.sum()))]
         for (seed, domain), row in wide.iterrows()
     ]
     headers = ["base", "target", *(f"level {level}" for level in wide.columns), "all"]
@@ -244,7 +236,7 @@ def group_influence_table(frame: pd.DataFrame) -> str:
     for domain, level in dict.fromkeys((r.domain, r.difficulty) for r in each_row(frame)):
         cells = [wide[domain, level, target] for target in targets]
         shown = [interval(c.mean, c.low, c.high, digits=2, signed=True) for c in cells]
-        rows.append([name_of(domain), str(level), *shown, str(cells[0].n)])
+        rows.append([named(domain), str(level), *shown, str(cells[0].n)])
     headers = ["training examples", "difficulty", *(f"on {name_of(t)} (sd)" for t in targets), "n"]
     return html_table(headers, rows, label="Mean influence of groups of training examples")
 
@@ -253,8 +245,8 @@ def transfer_table(frame: pd.DataFrame) -> str:
     """Return mean influence by domain. Columns: target, domain, mean, low, high, n."""
     rows = [
         [
-            f"{name_of(r.domain)} examples",
-            f"on {name_of(r.target)}",
+            f"{named(r.domain)} examples",
+            f"on {named(r.target)}",
             interval(r.mean, r.low, r.high, digits=2, signed=True),
             str(r.n),
         ]
@@ -268,8 +260,8 @@ def hard_minus_easy_table(frame: pd.DataFrame) -> str:
     """Return hard-minus-easy contrasts. Columns: target, domain, difference, low, high, n_hard, n_easy."""
     rows = [
         [
-            f"{name_of(r.domain)} examples",
-            f"on {name_of(r.target)}",
+            f"{named(r.domain)} examples",
+            f"on {named(r.target)}",
             interval(r.difference, r.low, r.high, digits=2, signed=True),
             f"{r.n_hard} / {r.n_easy}",
         ]
@@ -287,11 +279,11 @@ def influential_examples(frame: pd.DataFrame) -> str:
     cards = []
     for row in frame.to_dict("records"):
         title = (
-            f"{'helps' if row['side'] == 'helps' else 'hinders'} {name_of(row['target'])} "
-            f"({row['z']:+.1f} sd) · {name_of(row['domain'])}, difficulty {row['difficulty']}"
+            f"{'helps' if row['side'] == 'helps' else 'hinders'} {named(row['target'])} "
+            f"({row['z']:+.1f} sd) · {named(row['domain'])}, difficulty {row['difficulty']}"
         )
         cards.append(
-            f'<div class="example-card {escape(row["side"])}"><div class="example-title">{title}</div>'
+            f'<div class="example-card {attribute(row["side"])}"><div class="example-title">{title}</div>'
             f'<div class="example-prompt">{escape(str(row["prompt"]).strip())}</div>'
             f'<div class="example-response">{escape(row["response"])}</div></div>'
         )
@@ -325,7 +317,7 @@ def claims_table(frame: pd.DataFrame) -> str:
         reported = (
             escape(r.reported) if r.reported else "direction only: " + ("↑" if r.direction == "up" else "↓")
         )
-        mark = f' <sup title="{html.escape(r.mark_says)}">{r.mark}</sup>' if r.mark else ""
+        mark = f' <sup title="{attribute(r.mark_says)}">{r.mark}</sup>' if r.mark else ""
         rows.append([str(r.test), escape(r.says), reported + mark, measured, verdict_tag(r.verdict)])
     headers = ["", "effect", "reported by the paper", "measured in this build", "verdict"]
     return html_table(headers, rows, left=5, label="Reported beside measured")
@@ -364,3 +356,28 @@ def versions_table(versions: Mapping[str, str]) -> str:
         left=2,
         label="Versions",
     )
+
+
+def pass_at_k(table: pd.DataFrame, *, by: Sequence[str] = (), label: str = "pass@k") -> str:
+    """Return the table of :func:`infra_lib.pass_at_k.pass_at_k_table`: a row per group, a column per k.
+
+    Parameters
+    ----------
+    by
+        The grouping columns, in the order that they have in the table.
+    """
+    ks = sorted(table["k"].unique())
+    groups = table.groupby(list(by), sort=False) if by else [((), table)]
+    rows = []
+    for group, part in groups:
+        cells = part.set_index("k")
+        shown = [
+            interval(cells.at[k, "mean"], cells.at[k, "low"], cells.at[k, "high"])
+            if k in cells.index
+            else NOT_AVAILABLE
+            for k in ks
+        ]
+        counts = [f"{int(part['n'].iloc[0])}", f"{int(part['answers'].min())}"]
+        rows.append([*(escape(name_of(str(value))) for value in group), *counts, *shown])
+    headers = [*(str(name).capitalize() for name in by), "problems", "answers each"]
+    return html_table([*headers, *(f"pass@{k}" for k in ks)], rows, left=len(by), label=label)

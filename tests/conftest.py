@@ -70,6 +70,17 @@ def model_folder(tmp_path_factory, tokenizer) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def files(tmp_path_factory, splits) -> Path:
+    """A folder with train.jsonl (10 examples) and target.jsonl, for `infra attribute`."""
+    from infra_lib.examples import write_jsonl
+
+    folder = tmp_path_factory.mktemp("files")
+    write_jsonl(folder / "train.jsonl", splits.train[::4])
+    write_jsonl(folder / "target.jsonl", splits.target[::5])
+    return folder
+
+
 COPIED = ("_config.yml", "book", "notebooks", "records", "workflow", "README.md", "CHANGELOG.md")
 
 

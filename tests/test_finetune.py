@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import tiny_qwen2
 
-import infra_lib.finetune as module
 from infra_lib.errors import ModelError, ParameterError
 from infra_lib.finetune import FinetuneConfig, WeightedTrainer, check_weights, finetune
+from infra_lib.finetune.batches import Collator, MicroBatches, Rows
 from infra_lib.models import encode
 
 CONFIG = FinetuneConfig(epochs=2, batch_size=8, learning_rate=1e-2)
@@ -28,13 +29,16 @@ def same(a, b) -> bool:
     return all(torch.equal(left[name], right[name]) for name in left)
 
 
+ALONE = SimpleNamespace(accelerator=SimpleNamespace(num_processes=1))
+
+
 def batch_of(tokenizer, examples, weights):
-    rows = module._Rows([encode(tokenizer, e, end_token=True) for e in examples], weights)
-    return module._Collator(0)([rows[i] for i in range(len(rows))])
+    rows = Rows([encode(tokenizer, e, end_token=True) for e in examples], weights)
+    return Collator(0)([rows[tuple(range(len(rows)))]])
 
 
 def loss_of(model, batch) -> torch.Tensor:
-    return WeightedTrainer.compute_loss(None, model, dict(batch))
+    return WeightedTrainer.compute_loss(ALONE, model, dict(batch))
 
 
 def test_loss_is_the_weighted_sum_over_response_tokens(tokenizer, splits) -> None:
@@ -56,7 +60,7 @@ def test_weight_two_has_the_gradient_of_a_doubled_example(tokenizer, splits) -> 
         model.zero_grad()
         batch = batch_of(tokenizer, examples, weights)
         tokens = torch.tensor(1)  # the same count on both sides, as over a whole data set
-        WeightedTrainer.compute_loss(None, model, dict(batch), num_items_in_batch=tokens).backward()
+        WeightedTrainer.compute_loss(ALONE, model, dict(batch), num_items_in_batch=tokens).backward()
         grads.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     assert torch.allclose(*grads, rtol=1e-4, atol=1e-5)
 
@@ -172,39 +176,24 @@ def test_missing_base_is_named_before_anything_runs(splits, tmp_path) -> None:
     assert not any(tmp_path.iterdir())
 
 
-def test_every_epoch_takes_every_example_once_in_another_order_each_batch_sorted() -> None:
-    lengths = [7, 3, 9, 1, 5, 2, 8, 6, 4, 10]
-    sampler = module._SortedWithinBatches(lengths, 4, seed=1)
-    epochs = []
-    for epoch in (0, 1):
-        sampler.set_epoch(epoch)
-        order = list(sampler)
-        assert sorted(order) == list(range(10))
-        for start in (0, 4, 8):
-            taken = [lengths[i] for i in order[start : start + 4]]
-            assert taken == sorted(taken)
-        epochs.append(order)
-    assert epochs[0] != epochs[1]
-
-
 def test_epochs_of_a_run_differ_and_follow_the_seed(model_folder, splits, tmp_path, monkeypatch) -> None:
     seen: list[list[int]] = []
-    original = module._SortedWithinBatches.__iter__
+    original = MicroBatches.__iter__
 
     def watching(self):
         order = list(original(self))
         seen.append(order)
         return iter(order)
 
-    monkeypatch.setattr(module._SortedWithinBatches, "__iter__", watching)
+    monkeypatch.setattr(MicroBatches, "__iter__", watching)
     finetune(model_folder, splits.train, CONFIG, seed=0, folder=tmp_path / "a", progress=False)
     assert len(seen) == 2
     assert seen[0] != seen[1]
 
 
-def test_taking_a_batch_in_parts_trains_the_same_model(model_folder, splits, tmp_path, monkeypatch) -> None:
+def test_taking_a_batch_in_parts_trains_the_same_model(model_folder, splits, tmp_path) -> None:
     parts = finetune(model_folder, splits.train, CONFIG, seed=0, folder=tmp_path / "parts", progress=False)
-    monkeypatch.setattr(module, "_micro_batch", lambda batch_size: batch_size)
-    whole = finetune(model_folder, splits.train, CONFIG, seed=0, folder=tmp_path / "whole", progress=False)
+    config = dataclasses.replace(CONFIG, gradient_accumulation=1)
+    whole = finetune(model_folder, splits.train, config, seed=0, folder=tmp_path / "whole", progress=False)
     left, right = weights_of(parts), weights_of(whole)
     assert all(torch.allclose(left[name], right[name], atol=2e-3) for name in left)

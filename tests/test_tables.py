@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra_lib.examples import to_frame
+from infra_lib.markup import visible
 from infra_lib.tables import (
     badge,
     escape,
@@ -39,12 +40,7 @@ HOSTILE = [
 def test_hostile_text_is_shown_and_not_read(text: str) -> None:
     shown = escape(text)
     assert not re.search(r"[<>`*_$\\{}\[\]\x00-\x1f]", shown.replace("<br>", ""))
-    visible = re.sub(
-        r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\u202e]",
-        "",
-        text.replace("\r\n", "\n").replace("\r", "\n"),
-    )
-    assert html.unescape(shown.replace("<br>", "\n")) == visible
+    assert html.unescape(shown.replace("<br>", "\n")) == visible(text)
 
 
 @given(st.text(max_size=80))

@@ -22,6 +22,8 @@ class Inputs:
         Training examples and their tokens, in the order of the file.
     targets
         Target name (domain) to its encoded correct responses.
+    target_examples
+        The same responses as text.
     skipped
         Errors of the examples that were left out.
     """
@@ -29,6 +31,7 @@ class Inputs:
     train: list[Example]
     encoded: list[Encoded]
     targets: dict[str, list[Encoded]]
+    target_examples: dict[str, list[Example]]
     skipped: list[DataError]
 
 
@@ -49,8 +52,10 @@ def read_inputs(train: Path, target: Path, tokenizer: Any, *, context: int | Non
     """
     skipped: list[DataError] = []
     targets: dict[str, list[Encoded]] = {}
+    texts: dict[str, list[Example]] = {}
     for _, example, row in _usable(target, tokenizer, context, skip_bad, skipped):
         targets.setdefault(example.domain, []).append(row)
+        texts.setdefault(example.domain, []).append(example)
     if not targets:
         raise DataError(target, "leaves no target: none of its examples can be used")
     kept, encoded = [], []
@@ -69,7 +74,7 @@ def read_inputs(train: Path, target: Path, tokenizer: Any, *, context: int | Non
         encoded.append(row)
     if not kept:
         raise DataError(train, "leaves no training example that can be used")
-    return Inputs(kept, encoded, dict(sorted(targets.items())), skipped)
+    return Inputs(kept, encoded, dict(sorted(targets.items())), dict(sorted(texts.items())), skipped)
 
 
 def _usable(
@@ -96,6 +101,12 @@ def _encode(path: Path, number: int, example: Example, tokenizer: Any, context: 
         row = encode(tokenizer, example)
     except DataError:
         raise DataError(path, f"example {example.id!r} has no response token to predict", number) from None
+    except Exception as error:
+        # Chat templates and tokenizers run code of their makers, and raise what they like.
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise DataError(
+            path, f"example {example.id!r} cannot be put in tokens: {type(error).__name__}: {reason}", number
+        ) from error
     if context is not None and len(row.input_ids) > context:
         raise DataError(
             path,

@@ -45,6 +45,23 @@ def test_results_are_complete_and_consistent(smoke) -> None:
     assert (claims["verdict"] == "not measured").sum() == 4
 
 
+def test_method_page_has_every_method_and_its_checks_hold(smoke) -> None:
+    data = smoke.stage("07_method") / "data"
+    scored = pd.read_parquet(data / "sweep.parquet")
+    methods = {"ekfac", "kfac", "diagonal", "identity", "gradcos", "refined"}
+    assert set(scored["method"]) == methods
+    assert scored.groupby(["method", "damping", "target"]).size().unique().tolist() == [8]
+    between = pd.read_parquet(data / "method_agreement.parquet")
+    assert between.groupby("target").size().tolist() == [len(methods) ** 2] * 2
+    assert between["spearman"].between(-1.001, 1.001).all()
+    checks = json.loads((data / "checks.json").read_text())
+    assert checks["forward_against_backward"] < 1e-4
+    assert checks["sums_differ_by"] < 1e-4
+    residuals = pd.read_parquet(data / "residuals.parquet")
+    exact = residuals[residuals["solver"] == "conjugate gradients"]
+    assert (exact["refined"] < exact["ekfac"]).all()
+
+
 def test_uniform_runs_are_shared_between_notebooks(smoke) -> None:
     first = pd.read_parquet(smoke.stage("03_finetune_evaluate") / "data" / "answers.parquet")
     later = pd.read_parquet(smoke.stage("05_reweighting_arms") / "data" / "answers.parquet")
@@ -65,10 +82,10 @@ def test_a_second_run_reuses_everything_and_says_so(smoke) -> None:
 def test_a_changed_parameter_runs_only_what_depends_on_it(smoke) -> None:
     done = smoke.infra("run", "--study", "smoke", "-p", "damping=0.2")
     assert done.returncode == 0, done.stderr
-    assert ran(done.stdout) == {"04_example_influence", "06_summary"}
+    assert ran(done.stdout) == {"04_example_influence", "06_summary", "07_method"}
     assert "parameters: damping changed (0.1 → 0.2)" in done.stdout
     back = smoke.infra("run", "--study", "smoke")
-    assert ran(back.stdout) == {"04_example_influence", "06_summary"}
+    assert ran(back.stdout) == {"04_example_influence", "06_summary", "07_method"}
 
 
 def test_a_touched_notebook_is_reused_and_a_changed_one_runs(smoke) -> None:
