@@ -39,7 +39,15 @@ from tqdm import tqdm
 from infra_lib.curvature import Factors, model_fingerprint, out_by_in, watched
 from infra_lib.distributed import add_up, is_main, shard
 from infra_lib.errors import ModelError, NumericalError, ParameterError
-from infra_lib.models import Batch, Encoded, batches, response_log_probs, response_logits, token_log_probs
+from infra_lib.models import (
+    Batch,
+    Encoded,
+    batches,
+    fused_attention,
+    response_log_probs,
+    response_logits,
+    token_log_probs,
+)
 
 Direction = Mapping[str, Tensor]
 """One tensor [out, in] per layer name."""
@@ -85,7 +93,8 @@ def target_gradient(
             weight.requires_grad_(True)
         mine = shard(targets).take(targets)
         for batch in batches(mine, batch_tokens=batch_tokens, pad_id=pad_id):
-            log_probs = token_log_probs(model, batch.to(model.device)).sum(1)
+            with fused_attention(model, batch):
+                log_probs = token_log_probs(model, batch.to(model.device)).sum(1)
             if per_token:
                 log_probs = log_probs / batch.loss_mask.sum(1).to(log_probs)
             for name, grad in zip(names, torch.autograd.grad(log_probs.sum(), weights), strict=True):
@@ -275,7 +284,9 @@ def position_scores(
 
         # Contracted as the backward pass meets each layer: one layer's rows in memory, not all of them.
         with watched(model, chosen, inputs.__setitem__, contract):
-            response_log_probs(model, batch).sum().backward()
+            with fused_attention(model, batch):
+                log_probs = response_log_probs(model, batch)
+            log_probs.sum().backward()
         real = batch.attention_mask.bool().cpu().numpy()
         for target in directions:
             values = totals[target].view(batch.input_ids.shape).cpu().numpy()

@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -468,6 +469,34 @@ def response_logits(model: Any, batch: Batch) -> Tensor:
         return model(**batch.inputs, use_cache=False).logits.squeeze(0)
     finally:
         handle.remove()
+
+
+LONG = 1024
+"""Padded tokens of a row from which reverse-mode passes use fused attention."""
+
+
+@contextmanager
+def fused_attention(model: Any, batch: Batch) -> Iterator[None]:
+    """Use fused attention (SDPA) for a forward pass over long rows, where the model can.
+
+    Eager attention, which forward-mode differentiation needs, keeps [heads, tokens, tokens] for every layer
+    until the backward pass; fused attention keeps none of it. Short rows stay as they are.
+    """
+    usable = (
+        batch.input_ids.shape[1] >= LONG
+        and getattr(model.config, "_attn_implementation", None) == "eager"
+        and bool(getattr(model, "_supports_sdpa", False))
+        # Soft-capped scores (Gemma 2) exist in eager attention alone.
+        and getattr(model.config, "attn_logit_softcapping", None) is None
+    )
+    if not usable:
+        yield
+        return
+    model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation("eager")
 
 
 def response_log_probs(model: Any, batch: Batch) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from infra_lib.models import Batch, Encoded, response_logits
+from infra_lib.models import Batch, Encoded, fused_attention, response_logits
 
 LABELS = ("sampled", "empirical")
 _SLICE = 2**22
@@ -30,7 +30,8 @@ class LabelSource:
         are the gradient as well, but for the labels' own entries.
         """
         batch = batch.to(model.device)
-        logits = response_logits(model, batch)
+        with fused_attention(model, batch):
+            logits = response_logits(model, batch)
         with torch.no_grad():
             probs = torch.softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)
             labels = batch.input_ids[batch.loss_mask]

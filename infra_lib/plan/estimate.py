@@ -28,7 +28,7 @@ from infra_lib.curvature import weight_shape
 from infra_lib.curvature.fit import construction_bytes, partitions
 from infra_lib.finetune.config import FinetuneConfig
 from infra_lib.finetune.memory import lora_parameters, state_bytes
-from infra_lib.models import linears
+from infra_lib.models import LONG, linears
 from infra_lib.plan.hardware import Machine, gib
 from infra_lib.plan.trace import Trace, Traced, meta_batch, meta_model
 from infra_lib.plan.workload import Workload
@@ -51,7 +51,7 @@ class Choices:
     targets_at_once
         Targets that one scoring pass serves.
     factor_bytes
-        Budget of the factors under construction; None takes half of what the device has left.
+        Budget of the factors under construction (``memory_bytes`` of the fit).
     attribution_dtype
         Of weights and activations in attribution and generation.
     finetune
@@ -60,7 +60,7 @@ class Choices:
 
     batch_tokens: int = 4096
     targets_at_once: int = 2
-    factor_bytes: int | None = None
+    factor_bytes: int = 2 * 2**30
     attribution_dtype: torch.dtype = torch.float32
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
 
@@ -160,8 +160,11 @@ class Architecture:
         """Return a forward and backward pass whose attention is never held as a whole.
 
         Bytes and operations under eager attention are c + a·T + b·T² in the sequence length T. Three
-        short traces give them; fused attention (SDPA, flash) has the operations and not the T² bytes.
+        short traces give them; fused attention (SDPA, flash) has the operations and not the T² bytes. Short
+        rows are not worth it and stay eager (:func:`infra_lib.models.fused_attention`).
         """
+        if width < LONG:
+            return self.forward_backward(dtype, rows, width, head)
         part, points = head / width, (256, 512, 768)
         traces = [self.forward_backward(dtype, 1, t, max(1, round(t * part))) for t in points]
         _, slope, constant = np.polyfit(points, [trace.peak_bytes for trace in traces], 2)
@@ -285,8 +288,7 @@ class Plan:
         found = self.architecture.fused(dtype, rows, width, head)
         layers, work = self.architecture.layers, self.work
         largest = max(construction_bytes(module, False) for module in layers.values())
-        free = int(self.machine.memory_bytes / ALLOCATOR) - self.weight_bytes - found.peak_bytes
-        budget = max(largest, self.choices.factor_bytes or free // 2)
+        budget = max(largest, self.choices.factor_bytes)
         parts = partitions(layers, budget)
         # What the factors of a part leave of the budget keeps rows of the first pass for the second.
         rows_bytes = 4 * work.train_tokens * sum(map(sum, self.architecture.shapes)) // len(parts)
