@@ -1,7 +1,7 @@
 """A folder of examples to begin with: word problems and small programs, generated, nothing downloaded.
 
-``train.jsonl`` and ``target.jsonl`` are what ``infra adapt`` reads; ``test.jsonl`` is there for a study of one's
-own, whose exam needs problems that neither training nor target has seen.
+``train.jsonl`` and ``target.jsonl`` are what ``infra adapt`` reads; ``test.jsonl`` is there for a study of
+one's own, whose exam needs problems that neither training nor target has seen.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an attribution of anybody's data found, as tables: by group, at the ends, and beside simpler scores."""
+"""What an attribution of anybody's data found, as tables: by group, at both ends, beside simpler scores."""
 
 from __future__ import annotations
 

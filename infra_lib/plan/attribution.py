@@ -30,7 +30,7 @@ class AttributionPlan(Plan):
     target_tokens: int = 0
 
     def steps(self) -> list[Step]:
-        """Return the steps in order; the time of a backward pass with gradients is thrice a forward pass's."""
+        """Return the steps in order."""
         dtype, (rows, width, head) = self.choices.attribution_dtype, self.batch()
         one = self.architecture.fused(dtype, rows, width, head)
         # Gradients of the layers' weights cost half as much again as those of activations alone.
@@ -69,17 +69,19 @@ class AttributionCost:
     def lines(self) -> list[str]:
         """Return the plan as lines of text."""
         size, work, steps = self.plan.architecture.size, self.plan.work, self.plan.steps()
-        disk = sum(step.disk_bytes for step in steps)
+        disk = gib(sum(step.disk_bytes for step in steps))
+        tokens = work.train_tokens + self.plan.target_tokens
         return [
             f"plan: {self.model} on {self.plan.machine.name}",
             f"  {count(size.parameters)} parameters, {count(size.attributed)} in {size.layers} MLP layers",
-            f"  {work.train} training and {work.target} target examples, {work.train_tokens + self.plan.target_tokens:,}"
-            f" tokens, at most {work.lengths.longest} in one",
+            f"  {work.train} training and {work.target} target examples, {tokens:,} tokens, "
+            f"at most {work.lengths.longest} in one",
             *(
                 f"  {step.what:17} {gib(step.peak_bytes):>9} {duration(step.seconds):>8}  {step.note}"
                 for step in steps
             ),
-            f"  {'together':17} {gib(self.peak_bytes):>9} {duration(self.seconds):>8}  {gib(disk)} of factors on disk",
+            f"  {'together':17} {gib(self.peak_bytes):>9} {duration(self.seconds):>8}"
+            f"  {disk} of factors on disk",
             *(f"  so that it fits: {change}" for change in self.changes),
         ]
 
