@@ -114,10 +114,10 @@ base, top, done = process.memory_info().rss, [0], []
 def watch():
     while not done:
         top[0] = max(top[0], process.memory_info().rss)
-        time.sleep(0.002)
-thread = threading.Thread(target=watch)
+        time.sleep(0.01)
+thread = threading.Thread(target=watch, daemon=True)
 thread.start()
-run(rows(32, 256))
+run(rows(16, 256))
 done.append(1)
 thread.join()
 print(json.dumps(top[0] - base + held))
@@ -125,15 +125,14 @@ print(json.dumps(top[0] - base + held))
 
 
 @pytest.mark.parametrize("step", ["fit factors", "score"])
-@pytest.mark.parametrize("wide", [False, True], ids=["12M", "36M"])
+@pytest.mark.parametrize("wide", [False, True], ids=["6M", "12M"])
 def test_estimated_peaks_lie_within_a_fifth_of_measured_ones(step: str, wide: bool) -> None:
     sizes = small_config().to_dict()
-    changes = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9} if wide else {}
-    changes |= {"num_key_value_heads": 3} if wide else {}
+    changes = {} if wide else {"hidden_size": 256, "intermediate_size": 768, "num_attention_heads": 4}
     keys = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     sizes = {key: sizes[key] for key in (*keys, "num_key_value_heads")} | changes
     budget = 2**30
-    work = replace(WORK, train=32)
+    work = replace(WORK, train=16)
     machine = replace(gpu_machine("h100"), memory_bytes=64 * 2**30)
     estimates = Plan(Architecture(Qwen2Config(**sizes)), work, machine, Choices(factor_bytes=budget)).steps()
     expected = next(s.peak_bytes for s in estimates if s.what == step)
@@ -141,8 +140,10 @@ def test_estimated_peaks_lie_within_a_fifth_of_measured_ones(step: str, wide: bo
         [sys.executable, "-c", MEASURE, step, json.dumps(sizes), str(budget)],
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
+        timeout=300,
     )
+    assert done.returncode == 0, done.stderr
     assert expected == pytest.approx(json.loads(done.stdout), rel=0.2)
 
 
