@@ -39,10 +39,22 @@ from tqdm import tqdm
 from infra_lib.curvature import Factors, model_fingerprint, out_by_in, watched
 from infra_lib.distributed import add_up, is_main, shard
 from infra_lib.errors import ModelError, NumericalError, ParameterError
-from infra_lib.models import Batch, Encoded, batches, response_log_probs, response_logits, token_log_probs
+from infra_lib.models import (
+    Batch,
+    Encoded,
+    batches,
+    has_plain_head,
+    response_log_probs,
+    response_logits,
+    response_states,
+    token_log_probs,
+)
 
 Direction = Mapping[str, Tensor]
 """One tensor [out, in] per layer name."""
+
+_SLICE = 2**21
+"""Logits that are held at a time."""
 
 
 def target_gradient(
@@ -151,7 +163,7 @@ def token_scores(
     """Score every response token of every example on every target: the loss-term reading.
 
     One forward-mode pass (``torch.func.jvp``) per batch; targets share its primal computation, and the
-    softmax is taken once for all of them, at the positions that predict a response token alone.
+    output head and softmax are met once for all of them, at the positions that predict a response token.
 
     Parameters
     ----------
@@ -167,7 +179,6 @@ def token_scores(
     """
     names = list(next(iter(directions.values())))
     modules = dict(model.named_modules())
-    scorer = _Scorer(model)
     weights = {f"model.{name}.weight": modules[name].weight.detach() for name in names}
     tangents = {
         f"model.{name}.weight": torch.stack(
@@ -178,20 +189,23 @@ def token_scores(
     part = shard(encoded)
     scores: dict[str, list[np.ndarray]] = {target: [np.empty(0)] * len(part.rows) for target in directions}
     groups = batches(part.take(encoded), batch_tokens=batch_tokens, pad_id=pad_id)
+    plain = has_plain_head(model, encoded[0])
+    scorer = _Scorer(model, response_states if plain else response_logits)
+    finish = _through_head if plain else _log_prob_derivative
     for batch in tqdm(groups, desc="scoring tokens", unit="batch", disable=not (progress and is_main())):
         batch = batch.to(model.device)
 
-        def logits(values: dict[str, Tensor], batch: Batch = batch) -> Tensor:
+        def forward(values: dict[str, Tensor], batch: Batch = batch) -> Tensor:
             return torch.func.functional_call(scorer, values, (batch,))
 
         def derivative(
-            tangent: dict[str, Tensor], logits: Callable[[dict[str, Tensor]], Tensor] = logits
+            tangent: dict[str, Tensor], forward: Callable[[dict[str, Tensor]], Tensor] = forward
         ) -> tuple[Tensor, Tensor]:
-            return torch.func.jvp(logits, (weights,), (tangent,))
+            return torch.func.jvp(forward, (weights,), (tangent,))
 
         with torch.no_grad():
             primal, tangent = torch.func.vmap(derivative, out_dims=(None, 0))(tangents)
-            derived = _log_prob_derivative(primal, tangent, batch).cpu().numpy()
+        derived = finish(model, primal, tangent, batch).cpu().numpy()
         _scatter(scores, derived, batch)
     scores = part.gather(scores)
     _check(scores)
@@ -199,18 +213,53 @@ def token_scores(
 
 
 class _Scorer(torch.nn.Module):
-    """The response's logits [loss terms, vocabulary] as a module's output, which functional_call asks for."""
+    """States or logits [loss terms, width] as a module's output, which functional_call asks for."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, forward: Callable[[Any, Batch], Tensor]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self._forward = model, forward
 
     def forward(self, batch: Batch) -> Tensor:
-        return response_logits(self.model, batch)
+        return self._forward(self.model, batch)
 
 
-def _log_prob_derivative(logits: Tensor, tangents: Tensor, batch: Batch) -> Tensor:
+def _through_head(model: Any, states: Tensor, tangents: Tensor, batch: Batch) -> Tensor:
+    """Return d log p_y [targets, loss terms] from the head's inputs and their derivatives.
+
+    From there on positions do not mix: one backward pass through the head gives ∂ log p_y / ∂ state for
+    every position at once, the same for all targets, where forward mode would go through a vocabulary's
+    worth of logits once for each. A slice of positions at a time bounds the memory.
+
+    Parameters
+    ----------
+    states
+        [loss terms, hidden].
+    tangents
+        [targets, loss terms, hidden].
+    """
+    head = model.get_output_embeddings()
+    labels = batch.input_ids[batch.loss_mask]
+    step = max(1, _SLICE // head.weight.shape[0])
+    found = []
+    for part, moved, wanted in zip(
+        states.split(step), tangents.split(step, dim=1), labels.split(step), strict=True
+    ):
+        with torch.enable_grad():
+            leaf = part.detach().requires_grad_(True)
+            logits = head(leaf)
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            chosen = logits.gather(-1, wanted.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+            (pulled,) = torch.autograd.grad(chosen.sum(), leaf)
+        wide = torch.promote_types(pulled.dtype, torch.float32)
+        found.append((moved.to(wide) * pulled.to(wide)).sum(-1))
+    return torch.cat(found, dim=1).float()
+
+
+@torch.no_grad()
+def _log_prob_derivative(_model: Any, logits: Tensor, tangents: Tensor, batch: Batch) -> Tensor:
     """Return d log p_y = dz_y − Σ_v p_v dz_v [targets, loss terms] from logits z and their derivatives.
+
+    For models that change the head's values: by a soft cap, say.
 
     Parameters
     ----------

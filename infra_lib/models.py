@@ -467,6 +467,46 @@ def response_logits(model: Any, batch: Batch) -> Tensor:
         handle.remove()
 
 
+def response_states(model: Any, batch: Batch) -> Tensor:
+    """Return what the output head would be given at these positions [loss terms, hidden], and stop there."""
+    where = predicting(batch)
+    kept: list[Tensor] = []
+
+    def stop(_m: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        kept.append(inputs[0].flatten(0, -2).index_select(0, where))
+        return (kept[0][:0].unsqueeze(0), *inputs[1:])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(stop)
+    try:
+        model(**batch.inputs, use_cache=False)
+    finally:
+        handle.remove()
+    return kept[0]
+
+
+@torch.no_grad()
+def has_plain_head(model: Any, example: Encoded) -> bool:
+    """Return whether logits are the output head's values and nothing else (no soft cap, no scale).
+
+    The head is given an example's states times a hundred: what bends large values shows.
+    """
+    head = model.get_output_embeddings()
+    batch = batches([example], batch_tokens=1, pad_id=0)[0].to(model.device)
+    kept: list[Tensor] = []
+
+    def enlarge(_m: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        kept.append(100 * inputs[0])
+        return (kept[0], *inputs[1:])
+
+    handle = head.register_forward_pre_hook(enlarge)
+    try:
+        logits = model(**batch.inputs, use_cache=False).logits
+    finally:
+        handle.remove()
+    plain = head(kept[0])
+    return plain.shape == logits.shape and torch.allclose(plain, logits, rtol=1e-4)
+
+
 def response_log_probs(model: Any, batch: Batch) -> Tensor:
     """Return log p(token | tokens before) of the response's tokens [loss terms], in reading order."""
     logits = response_logits(model, batch)
