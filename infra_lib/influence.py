@@ -44,17 +44,15 @@ from infra_lib.models import (
     Encoded,
     batches,
     has_plain_head,
+    log_prob_gradient,
+    pull_through_head,
     response_log_probs,
     response_logits,
     response_states,
-    token_log_probs,
 )
 
 Direction = Mapping[str, Tensor]
 """One tensor [out, in] per layer name."""
-
-_SLICE = 2**21
-"""Logits that are held at a time."""
 
 
 def target_gradient(
@@ -89,6 +87,7 @@ def target_gradient(
     modules = dict(model.named_modules())
     totals = {name: torch.zeros_like(modules[name].weight, dtype=torch.float32) for name in names}
     weights = [modules[name].weight for name in names]
+    plain = has_plain_head(model, targets[0])
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         for parameter in model.parameters():
@@ -97,10 +96,8 @@ def target_gradient(
             weight.requires_grad_(True)
         mine = shard(targets).take(targets)
         for batch in batches(mine, batch_tokens=batch_tokens, pad_id=pad_id):
-            log_probs = token_log_probs(model, batch.to(model.device)).sum(1)
-            if per_token:
-                log_probs = log_probs / batch.loss_mask.sum(1).to(log_probs)
-            for name, grad in zip(names, torch.autograd.grad(log_probs.sum(), weights), strict=True):
+            grads = _summed(model, batch.to(model.device), weights, per_token, plain)
+            for name, grad in zip(names, grads, strict=True):
                 totals[name].add_(grad.float(), alpha=1 / len(targets))
     finally:
         for parameter in model.parameters():
@@ -113,6 +110,23 @@ def target_gradient(
     if not np.isfinite(norm) or norm == 0:
         raise NumericalError(f"the target's gradient has squared norm {norm}; it must be finite and above 0")
     return gradient
+
+
+def _summed(
+    model: Any, batch: Batch, weights: Sequence[Tensor], per_token: bool, plain: bool
+) -> list[Tensor]:
+    """Return the gradient by the weights of a batch's summed (or per-token mean) log-likelihoods."""
+    counts = batch.loss_mask.sum(1)
+    share = (1 / counts if per_token else torch.ones_like(counts).float()).repeat_interleave(counts)
+    if not plain:
+        return list(torch.autograd.grad((response_log_probs(model, batch) * share).sum(), weights))
+    labels = batch.input_ids[batch.loss_mask]
+    states = response_states(model, batch)
+
+    def gradient(logits: Tensor, where: slice) -> Tensor:
+        return log_prob_gradient(logits, labels[where]).mul_(share[where].unsqueeze(-1))
+
+    return list(torch.autograd.grad(states, weights, pull_through_head(model, states, gradient)))
 
 
 def precondition(
@@ -228,7 +242,7 @@ def _through_head(model: Any, states: Tensor, tangents: Tensor, batch: Batch) ->
 
     From there on positions do not mix: one backward pass through the head gives ∂ log p_y / ∂ state for
     every position at once, the same for all targets, where forward mode would go through a vocabulary's
-    worth of logits once for each. A slice of positions at a time bounds the memory.
+    worth of logits once for each.
 
     Parameters
     ----------
@@ -237,22 +251,10 @@ def _through_head(model: Any, states: Tensor, tangents: Tensor, batch: Batch) ->
     tangents
         [targets, loss terms, hidden].
     """
-    head = model.get_output_embeddings()
     labels = batch.input_ids[batch.loss_mask]
-    step = max(1, _SLICE // head.weight.shape[0])
-    found = []
-    for part, moved, wanted in zip(
-        states.split(step), tangents.split(step, dim=1), labels.split(step), strict=True
-    ):
-        with torch.enable_grad():
-            leaf = part.detach().requires_grad_(True)
-            logits = head(leaf)
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            chosen = logits.gather(-1, wanted.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
-            (pulled,) = torch.autograd.grad(chosen.sum(), leaf)
-        wide = torch.promote_types(pulled.dtype, torch.float32)
-        found.append((moved.to(wide) * pulled.to(wide)).sum(-1))
-    return torch.cat(found, dim=1).float()
+    pulled = pull_through_head(model, states, lambda logits, where: log_prob_gradient(logits, labels[where]))
+    wide = torch.promote_types(pulled.dtype, torch.float32)
+    return torch.stack([(moved.to(wide) * pulled.to(wide)).sum(-1) for moved in tangents]).float()
 
 
 @torch.no_grad()
@@ -279,6 +281,17 @@ def _log_prob_derivative(_model: Any, logits: Tensor, tangents: Tensor, batch: B
     ).float()
 
 
+def _backward(model: Any, batch: Batch, plain: bool) -> None:
+    """Run forward and backward of a batch's summed log-likelihood."""
+    if not plain:
+        response_log_probs(model, batch).sum().backward()
+        return
+    labels, states = batch.input_ids[batch.loss_mask], response_states(model, batch)
+    states.backward(
+        pull_through_head(model, states, lambda logits, where: log_prob_gradient(logits, labels[where]))
+    )
+
+
 def position_scores(
     model: Any,
     encoded: Sequence[Encoded],
@@ -301,6 +314,7 @@ def position_scores(
     names = list(next(iter(directions.values())))
     modules = dict(model.named_modules())
     chosen = {name: modules[name] for name in names}
+    plain = has_plain_head(model, encoded[0])
     part = shard(encoded)
     scores: dict[str, list[np.ndarray]] = {target: [np.empty(0)] * len(part.rows) for target in directions}
     groups = batches(part.take(encoded), batch_tokens=batch_tokens, pad_id=pad_id)
@@ -322,7 +336,7 @@ def position_scores(
 
         # Contracted as the backward pass meets each layer: one layer's rows in memory, not all of them.
         with watched(model, chosen, inputs.__setitem__, contract):
-            response_log_probs(model, batch).sum().backward()
+            _backward(model, batch, plain)
         real = batch.attention_mask.bool().cpu().numpy()
         for target in directions:
             values = totals[target].view(batch.input_ids.shape).cpu().numpy()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -31,6 +31,8 @@ from infra_lib.examples import Example, is_text
 from infra_lib.files import replace_folder
 
 LINEAR_TYPES = (nn.Linear, Conv1D)
+HELD_LOGITS = 2**21
+"""Logits that are held at a time where the head is met in slices."""
 _MLP_PARENT = re.compile(r"(^|\.)(mlp|feed_forward|ffn|fc1|fc2)(\.|$)")
 
 
@@ -505,6 +507,38 @@ def has_plain_head(model: Any, example: Encoded) -> bool:
         handle.remove()
     plain = head(kept[0])
     return plain.shape == logits.shape and torch.allclose(plain, logits, rtol=1e-4)
+
+
+def pull_through_head(model: Any, states: Tensor, gradient: Callable[[Tensor, slice], Tensor]) -> Tensor:
+    """Return a gradient at the head's inputs [loss terms, hidden] from one at its outputs.
+
+    From the states on positions do not mix, so that a slice of them at a time will do, and no more
+    logits are held than that.
+
+    Parameters
+    ----------
+    states
+        Of :func:`response_states`.
+    gradient
+        Given logits of some loss terms and the slice that these are, the gradient at the logits.
+    """
+    head = model.get_output_embeddings()
+    step = max(1, HELD_LOGITS // head.weight.shape[0])
+    pulled = []
+    for start in range(0, len(states), step):
+        where = slice(start, start + step)
+        with torch.enable_grad():
+            leaf = states[where].detach().requires_grad_(True)
+            logits = head(leaf)
+        pulled += torch.autograd.grad(logits, leaf, gradient(logits.detach(), where))
+    return torch.cat(pulled)
+
+
+def log_prob_gradient(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return e_y − p, the derivative of log p_y by the logits [terms, vocabulary]."""
+    probs = torch.softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1).neg_()
+    probs[torch.arange(len(labels), device=probs.device), labels] += 1
+    return probs.to(logits.dtype)
 
 
 def response_log_probs(model: Any, batch: Batch) -> Tensor:

@@ -10,11 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from infra_lib.models import Batch, Encoded, response_logits, response_states
+from infra_lib.models import HELD_LOGITS, Batch, Encoded, pull_through_head, response_logits, response_states
 
 LABELS = ("sampled", "empirical")
-_SLICE = 2**21
-"""Logits that are held at a time; their probabilities are summed up in double precision."""
 
 
 class LabelSource:
@@ -37,16 +35,14 @@ class LabelSource:
             logits = response_logits(model, batch)
             logits.backward(self._gradient(logits, own, uniform))
             return
-        states, head = response_states(model, batch), model.get_output_embeddings()
-        step = max(1, _SLICE // head.weight.shape[0])
-        pulled = []
-        for part, labels, numbers in zip(
-            states.detach().split(step), own.split(step), uniform.split(step), strict=True
-        ):
-            leaf = part.requires_grad_(True)
-            logits = head(leaf)
-            pulled += torch.autograd.grad(logits, leaf, self._gradient(logits, labels, numbers))
-        states.backward(torch.cat(pulled))
+        states = response_states(model, batch)
+        states.backward(
+            pull_through_head(
+                model,
+                states,
+                lambda logits, where: self._gradient(logits, own[where], uniform[where]),
+            )
+        )
 
     @torch.no_grad()
     def _gradient(self, logits: Tensor, labels: Tensor, uniform: Tensor) -> Tensor:
@@ -64,7 +60,7 @@ class LabelSource:
         Each is the inverse of the cumulative distribution at a uniform number [loss terms] from its
         example's own stream, so that it depends on neither the batch nor the order.
         """
-        step = max(1, _SLICE // probs.shape[-1])
+        step = max(1, HELD_LOGITS // probs.shape[-1])
         drawn = []
         for part, wanted in zip(probs.split(step), uniform.split(step), strict=True):
             cumulative = part.cumsum(-1, dtype=torch.float64)
