@@ -62,7 +62,8 @@ sandbox:  ## Install bubblewrap where this user may, or stop and say what to typ
 		echo "  sudo apt-get install -y bubblewrap      (dnf, pacman, zypper and apk call it bubblewrap too)"; exit 2; }
 	@[ "$(SANDBOX)" = process ] || bwrap --unshare-pid --unshare-net --ro-bind / / true || \
 		{ echo "bubblewrap is installed and does not work here: user namespaces are not allowed, as in most containers."; \
-		echo "Run where they are, or accept plain processes with limits: make book SANDBOX=process"; exit 2; }
+		echo "Ubuntu allows them after: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"; \
+		echo "Run where they are allowed, or accept plain processes with limits: make book SANDBOX=process"; exit 2; }
 
 run: sandbox setup  ## Run the study's notebooks (STUDY=small)
 	$(BIN)/infra run --study $(STUDY) $(OPTIONS)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from infra_lib.evaluate import sandbox
 from infra_lib.evaluate.grade_code import WORKERS
-from infra_lib.evaluate.sandbox.isolate import interpreter_file
+from infra_lib.evaluate.sandbox.view import interpreter_file
 from infra_lib.files import write_json
 from infra_lib.provenance import environment
 

@@ -39,10 +39,8 @@ from tqdm import tqdm
 from infra_lib.curvature import Factors, model_fingerprint, out_by_in, watched
 from infra_lib.distributed import add_up, is_main, shard
 from infra_lib.errors import ModelError, NumericalError, ParameterError
-from infra_lib.models import (
-    Batch,
-    Encoded,
-    batches,
+from infra_lib.models import Batch, Encoded, batches
+from infra_lib.responses import (
     has_plain_head,
     log_prob_gradient,
     pull_through_head,
@@ -215,10 +213,12 @@ def token_scores(
         def derivative(
             tangent: dict[str, Tensor], forward: Callable[[dict[str, Tensor]], Tensor] = forward
         ) -> tuple[Tensor, Tensor]:
-            return torch.func.jvp(forward, (weights,), (tangent,))
+            return torch.func.jvp(forward, (weights,), (tangent,))[:2]
 
         with torch.no_grad():
-            primal, tangent = torch.func.vmap(derivative, out_dims=(None, 0))(tangents)
+            # The stub of vmap knows no None among several outputs; the documentation does.
+            mapped = torch.func.vmap(derivative, out_dims=(None, 0))  # type: ignore[arg-type]
+            primal, tangent = mapped(tangents)
         derived = finish(model, primal, tangent, batch).cpu().numpy()
         _scatter(scores, derived, batch)
     scores = part.gather(scores)

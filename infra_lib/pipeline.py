@@ -80,9 +80,7 @@ def locked(root: Path, study: Study) -> Iterator[None]:
         yield
 
 
-def run(
-    root: Path, study: Study, stages: Sequence[str], *, dry_run: bool = False, force: bool = False
-) -> int:
+def run(root: Path, study: Study, stages: Sequence[str], *, force: bool = False) -> int:
     """Let Snakemake run the stages and what they need; return its exit status.
 
     Snakemake goes by times and parameters; content has the last word: the stamp of a stage whose results
@@ -95,36 +93,13 @@ def run(
             stamps[stage].unlink(missing_ok=True)
     before = {stage: path.stat().st_mtime_ns for stage, path in stamps.items() if path.exists()}
     targets = [str(stamps[stage]) for stage in stages]
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        str(root / "workflow" / "Snakefile"),
-        "--directory",
-        str(stage_folder(study.study, "work", root)),
-        "--cores",
-        "1",
-        "--nolock",
-        "--rerun-incomplete",
-        "--rerun-triggers",
-        "mtime",
-        "params",
-        "input",
-        "--quiet",
-        "all" if not dry_run else "progress",
-        "--config",
-        f"root={root}",
-        f"study={study.study}",
-    ]
-    command += ["--dry-run"] if dry_run else []
-    command += ["--forcerun", *targets] if force else []
+    command = _snakemake(root, study, targets, force=force)
     stage_folder(study.study, "work", root).mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, RUN_VARIABLE: str(os.getpid()), FORCE_VARIABLE: ""}
     if force:
         environment[FORCE_VARIABLE] = ",".join(stages)
     with terminate_as_interrupt():
-        code = subprocess.run([*command, "--", *targets], check=False, env=environment).returncode
+        code = subprocess.run(command, check=False, env=environment).returncode
     asked = {*stages, *(needed for stage in stages for needed in STAGES[stage])}
     for stage in sorted(asked):
         if stage in before and stamps[stage].exists() and stamps[stage].stat().st_mtime_ns == before[stage]:
@@ -144,6 +119,30 @@ def check_sandbox(root: Path, study: Study, stages: Sequence[str]) -> None:
     grading = [stage for stage in STAGES if stage in asked and "sandbox" in declared_parameters(root, stage)]
     if any(why_stale(root, stage, study) for stage in grading):
         resolve(study.sandbox)
+
+
+def _snakemake(root: Path, study: Study, targets: Sequence[str], *, force: bool) -> list[str]:
+    options = {
+        "--snakefile": [str(root / "workflow" / "Snakefile")],
+        "--directory": [str(stage_folder(study.study, "work", root))],
+        "--cores": ["1"],
+        "--nolock": [],
+        "--rerun-incomplete": [],
+        # The default one writes files for a solver, which a full temporary folder fails.
+        "--scheduler": ["greedy"],
+        "--rerun-triggers": ["mtime", "params", "input"],
+        "--quiet": ["all"],
+        "--config": [f"root={root}", f"study={study.study}"],
+    }
+    forced = ["--forcerun", *targets] if force else []
+    words = [word for option, values in options.items() for word in (option, *values)]
+    return [sys.executable, "-m", "snakemake", *words, *forced, "--", *targets]
+
+
+def last_log(root: Path, study: str) -> Path | None:
+    """Return the log of Snakemake's last run, which says why it stopped where no notebook did."""
+    logs = sorted(stage_folder(study, "work", root).glob(".snakemake/log/*.log"))
+    return logs[-1] if logs else None
 
 
 def stamp(root: Path, study: str, stage: str) -> Path:

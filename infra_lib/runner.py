@@ -58,13 +58,16 @@ def declared_parameters(root: Path, stage: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     try:
         for statement in ast.parse(cell).body:
-            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]  # type: ignore[attr-defined]
+            if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
+                raise ValueError(f"line {statement.lineno}")
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
             for target in targets:
-                found[target.id] = ast.literal_eval(statement.value)  # type: ignore[attr-defined]
-    except (SyntaxError, AttributeError, ValueError, TypeError) as error:
-        raise InfraError(
-            f"the parameters cell of {stage} holds more than names and plain values ({error})"
-        ) from None
+                if not isinstance(target, ast.Name):
+                    raise ValueError(f"line {statement.lineno}")
+                found[target.id] = ast.literal_eval(statement.value)
+    except (SyntaxError, ValueError, TypeError, RecursionError) as error:
+        problem = f"the parameters cell of {stage} holds more than names and plain values ({error})"
+        raise InfraError(problem) from None
     return {name: found[name] for name in Study.model_fields if name in found}
 
 
@@ -179,15 +182,44 @@ def run_stage(root: Path, stage: str, study: Study, *, force: bool = False, prog
 
 
 def _execute(root: Path, stage: str, study: Study, *, progress: bool) -> Path:
-    """Execute a notebook with papermill and return the executed copy."""
+    """Execute a stage's notebook and return the executed copy."""
+    values = study.model_dump()
+    parameters = {name: values[name] for name in declared_parameters(root, stage)}
+    work = stage_folder(study.study, "work", root)
+    return execute(root, stage, parameters, work, folder=root, progress=progress)
+
+
+def execute(
+    root: Path,
+    stage: str,
+    parameters: Mapping[str, Any],
+    work: Path,
+    *,
+    folder: Path,
+    progress: bool,
+    hint: str = "training runs and factors that finished are kept",
+) -> Path:
+    """Execute a notebook with papermill and return the executed copy, which lies in ``work``.
+
+    Parameters
+    ----------
+    stage
+        Name of a file of ``notebooks/``.
+    folder
+        Where its kernel starts.
+    hint
+        What is kept where the kernel is killed from outside.
+
+    Raises
+    ------
+    NotebookFailed
+        Naming the error and the executed notebook that was kept.
+    """
     import jupytext
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    values = study.model_dump()
-    parameters = {name: values[name] for name in declared_parameters(root, stage)}
-    work = stage_folder(study.study, "work", root)
     work.mkdir(parents=True, exist_ok=True)
     source, executed = work / f"{stage}.source.ipynb", work / f"{stage}.ipynb"
     jupytext.write(read_notebook(root, stage), source, fmt="ipynb")
@@ -196,10 +228,10 @@ def _execute(root: Path, stage: str, study: Study, *, progress: bool) -> Path:
             papermill.execute_notebook(
                 str(source),
                 str(executed),
-                parameters=parameters,
+                parameters=dict(parameters),
                 kernel_name=describe_kernel(root),
                 language="python",
-                cwd=str(root),
+                cwd=str(folder),
                 progress_bar=False,
                 stdout_file=sys.stdout if progress else None,
                 stderr_file=sys.stderr if progress else None,
@@ -210,8 +242,7 @@ def _execute(root: Path, stage: str, study: Study, *, progress: bool) -> Path:
             ) from None
         except DeadKernelError:
             raise NotebookFailed(
-                f"{stage} failed: its kernel was killed from outside, often for want of memory; "
-                "training runs and factors that finished are kept"
+                f"{stage} failed: its kernel was killed from outside, often for want of memory; {hint}"
             ) from None
         finally:
             source.unlink(missing_ok=True)

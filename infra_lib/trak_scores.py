@@ -14,9 +14,11 @@ projections that are all zero, and scores in which examples do not find themselv
 
 from __future__ import annotations
 
+import io
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +32,10 @@ from trak.modelout_functions import AbstractModelOutput
 from trak.projectors import BasicProjector, ProjectionType
 
 from infra_lib.curvature import captured
-from infra_lib.distributed import Shard, shard, size
+from infra_lib.distributed import Shard, is_main, shard, size
 from infra_lib.errors import NumericalError, ParameterError
-from infra_lib.models import Batch, Encoded, batches, linears, token_log_probs
+from infra_lib.models import Batch, Encoded, batches, linears
+from infra_lib.responses import token_log_probs
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,11 @@ def trak_scores(
     return TrakScores({name: part.mean(axis=1) for name, part in found.items()}, self_rank)
 
 
+def _one_bar() -> AbstractContextManager[object]:
+    """Keep what trak writes to standard error, progress alone, to the first of several processes."""
+    return nullcontext() if is_main() else redirect_stderr(io.StringIO())
+
+
 class _Runner:
     """A TRAKer with the steps that this module needs, quiet and checked."""
 
@@ -220,7 +228,8 @@ class _Runner:
                     "TRAK's projected gradients are zero or not finite; scores would mean nothing"
                 )
             traker.score_computer.lambda_reg = ridge * float(np.square(features).sum(0).mean())
-            traker.finalize_features(model_ids=[number])
+            with _one_bar():
+                traker.finalize_features(model_ids=[number])
 
     def _gather(self, part: Shard, *names: str) -> None:
         """Put what other processes computed into this one's store."""
@@ -243,7 +252,8 @@ class _Runner:
                 where = np.array([part.rows[i] for i in batch.rows])
                 traker.score(batch.to(traker.model.device), inds=where)
             self._gather(part, "targets_grads")
-        table = np.array(traker.finalize_scores("targets", model_ids=list(range(len(states)))))
+        with _one_bar():
+            table = np.array(traker.finalize_scores("targets", model_ids=list(range(len(states)))))
         if not np.isfinite(table).all() or not table.any():
             raise NumericalError("TRAK scores are all zero or not finite")
         return table

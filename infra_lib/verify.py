@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from infra_lib.checksums import MANIFEST, checksum_path, files_below, is_intact, read_manifest
+from infra_lib.checksums import MANIFEST, files_below, is_intact, read_manifest
 from infra_lib.errors import DataError
 from infra_lib.files import file_digest, read_sealed
 from infra_lib.layout import STAGES, stage_folder
@@ -119,8 +119,8 @@ def _study_items(folder: Path) -> Iterator[Item]:
             yield from _stage_items(folder / stage)
     for run in sorted((folder / "runs").glob("*/run.json")):
         yield from _recorded("training runs", run.parent, run.name)
-    for answers in sorted((folder / "runs").glob("*.parquet")):
-        yield _with_checksum("answers", answers)
+    for checksum in sorted((folder / "runs").glob("*.parquet.sha256")):
+        yield _with_checksum("answers", checksum.with_suffix(""))
     for manifest in sorted((folder / "runs").glob(f"*.part/checkpoint-*/{MANIFEST}")):
         yield from _listed("checkpoints and factors", manifest.parent)
     for checksum in sorted((folder / "work").rglob("*.sha256")):
@@ -214,8 +214,6 @@ def _with_checksum(kind: str, path: Path) -> Item:
     def check() -> str | None:
         if not path.is_file():
             return "is missing"
-        if not checksum_path(path).is_file():
-            return "is not recorded: it has no checksum"
         return None if is_intact(path) else "is torn, or was changed since it was written"
 
     return Item(kind, path, check)

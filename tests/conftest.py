@@ -72,7 +72,7 @@ def model_folder(tmp_path_factory, tokenizer) -> Path:
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory, splits) -> Path:
-    """A folder with train.jsonl (20 examples) and target.jsonl, for `infra attribute`."""
+    """A folder with train.jsonl (10 examples) and target.jsonl, for `infra attribute`."""
     from infra_lib.examples import write_jsonl
 
     folder = tmp_path_factory.mktemp("files")

@@ -18,7 +18,7 @@ ALL = ("example", "sentence", "token")
 CASES = {
     "ekfac": {"levels": ALL, "self_influence": True},
     "position": {"levels": ALL, "reading": "position"},
-    "rounds": {"labels": "empirical", "memory": "40kB", "normalise": "self"},
+    "rounds": {"labels": "empirical", "memory": "12kB", "normalise": "self"},
     "graddot": {"method": "graddot", "levels": ALL},
     "gradcos": {"method": "gradcos", "levels": ALL, "batch_tokens": 64},
     "trak": {"method": "trak"},

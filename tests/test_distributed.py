@@ -14,6 +14,7 @@ import torch
 from distributed_worker import CASES, run_cases
 
 from infra_lib import distributed
+from infra_lib.distributed import group, shards, work
 from infra_lib.errors import DataError, ParameterError
 from infra_lib.models import Encoded
 
@@ -96,13 +97,13 @@ def test_factors_are_stored_once_and_whole(started, alone) -> None:
     for case in ("ekfac", "rounds"):
         one, two = (sorted(p.name for p in (f / case / "factors").iterdir()) for f in (alone, folder))
         assert one == two
-    assert len(list((folder / "rounds" / "factors").iterdir())) > 1
+    assert len(list((folder / "rounds" / "factors").glob("*.safetensors"))) > 1
 
 
 @pytest.mark.parametrize(
     ("run", "sentence"),
     [
-        ("torn", "train.jsonl, line 21: not a JSON object"),
+        ("torn", "train.jsonl, line 11: not a JSON object"),
         ("one_fails", "the second process has had enough"),
     ],
 )
@@ -122,11 +123,11 @@ def rows_of(lengths):
     return [Encoded(str(i), torch.zeros(n, dtype=torch.long), mask, ((0, 1),)) for i, n in enumerate(lengths)]
 
 
-def shards(monkeypatch, rows, processes):
-    monkeypatch.setattr(distributed, "size", lambda: processes)
+def parted(monkeypatch, rows, processes):
+    monkeypatch.setattr(shards, "size", lambda: processes)
     found = []
     for number in range(processes):
-        monkeypatch.setattr(distributed, "rank", lambda number=number: number)
+        monkeypatch.setattr(shards, "rank", lambda number=number: number)
         found.append(distributed.shard(rows))
     return found
 
@@ -134,14 +135,14 @@ def shards(monkeypatch, rows, processes):
 @pytest.mark.parametrize("processes", [2, 3, 7])
 def test_shards_part_the_examples_with_like_numbers_of_tokens(monkeypatch, processes) -> None:
     lengths = np.random.default_rng(0).integers(5, 400, 90)
-    parts = shards(monkeypatch, rows_of(lengths), processes)
+    parts = parted(monkeypatch, rows_of(lengths), processes)
     assert sorted(row for part in parts for row in part.rows) == list(range(90))
     loads = [lengths[list(part.rows)].sum() for part in parts]
     assert max(loads) <= 1.05 * lengths.sum() / processes
 
 
 def test_fewer_examples_than_processes_are_refused_where_each_needs_one(monkeypatch) -> None:
-    parts = shards(monkeypatch, rows_of([3]), 2)
+    parts = parted(monkeypatch, rows_of([3]), 2)
     assert [part.rows for part in parts] == [(0,), ()]
     with pytest.raises(ParameterError, match=r"--nproc-per-node is 2: .* at most the 1 training examples"):
         distributed.shard(rows_of([3]), at_least_one=True)
@@ -159,7 +160,8 @@ def test_alone_everything_is_the_identity() -> None:
 
 
 def test_a_process_without_the_first_ones_files_says_so(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(distributed, "add_up_number", lambda number: 1)
+    monkeypatch.setattr(work, "add_up_number", lambda number: 1)
+    monkeypatch.setattr(work, "_PATIENCE", 0.5)
     with pytest.raises(DataError, match="storage that all of them share"):
         distributed.is_stored(tmp_path / "none.safetensors")
 
@@ -168,9 +170,9 @@ def test_cuda_devices_are_given_out_by_local_rank(monkeypatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert distributed._own_cuda_device("cuda") == "cuda:1"
+    assert group._own_cuda_device("cuda") == "cuda:1"
     with pytest.raises(ParameterError, match="without a number"):
-        distributed._own_cuda_device("cuda:0")
+        group._own_cuda_device("cuda:0")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ParameterError, match="at most the 1 CUDA devices"):
-        distributed._own_cuda_device("cuda")
+        group._own_cuda_device("cuda")

@@ -97,7 +97,7 @@ def test_a_head_with_a_soft_cap_scores_like_one_backward_pass_per_token(tokenize
     """Gemma 2 bends its logits after the head; they take the way through the logits themselves."""
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
-    from infra_lib.models import has_plain_head
+    from infra_lib.responses import has_plain_head
 
     torch.manual_seed(0)
     config = Gemma2Config(
@@ -186,7 +186,8 @@ def test_a_small_step_towards_an_example_moves_the_target_as_its_score_says(sett
     modules = dict(model.named_modules())
 
     def target() -> float:
-        from infra_lib.models import batches, token_log_probs
+        from infra_lib.models import batches
+        from infra_lib.responses import token_log_probs
 
         with torch.no_grad():
             total = sum(

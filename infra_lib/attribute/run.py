@@ -89,6 +89,7 @@ def _read(options: Options) -> tuple[Any, Inputs]:
         tokenizer,
         context=getattr(config, "max_position_embeddings", None),
         skip_bad=options.skip_bad,
+        max_tokens=options.max_tokens or None,
     )
     return tokenizer, inputs
 
@@ -98,12 +99,16 @@ def _check_alike(first: str, other: str) -> None:
         {key: value for key, value in model_config(source).to_dict().items() if key not in _UNLIKE}
         for source in (first, other)
     )
-    for key in sorted(one.keys() | two.keys()):
-        if one.get(key) != two.get(key):
-            raise ModelError(
-                f"--checkpoints {other} is no checkpoint of the architecture of --model {first}: "
-                f"{key} is {two.get(key)!r}, not {one.get(key)!r}"
-            )
+    unlike = [
+        f"{key} is {two.get(key)!r}, not {one.get(key)!r}"
+        for key in sorted(one.keys() | two.keys())
+        if one.get(key) != two.get(key)
+    ]
+    if unlike:
+        raise ModelError(
+            f"--checkpoints {other} is no checkpoint of the architecture of --model {first}: "
+            f"{min(unlike, key=len)}"
+        )
 
 
 def _load(options: Options, source: str, device: str, inputs: Inputs) -> tuple[Any, list[str]]:
@@ -131,7 +136,7 @@ def _load(options: Options, source: str, device: str, inputs: Inputs) -> tuple[A
     chosen = linears(model, options.layers)
     if options.method in CURVATURE:
         try:
-            partitions(chosen, options.memory_bytes)
+            partitions(chosen, options.memory_bytes, diagonal=options.method == "diagonal")
         except ParameterError as error:
             raise ParameterError("--memory", options.memory, f"{error.valid} bytes") from None
     return model, list(chosen)
@@ -177,6 +182,7 @@ def _provenance(
         "train_examples": len(inputs.train),
         "target_examples": {name: len(rows) for name, rows in inputs.targets.items()},
         "skipped": len(inputs.skipped),
+        "cut_tokens": sum(row.truncated for row in inputs.encoded),
         "layers": list(names),
         "processes": size(),
         "models": 1 + len(options.checkpoints),

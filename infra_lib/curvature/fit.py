@@ -21,7 +21,8 @@ from infra_lib.curvature.store import load_partition, save_partition
 from infra_lib.distributed import add_up, add_up_number, check_same, is_main, is_stored, shard, spread
 from infra_lib.errors import NumericalError, ParameterError
 from infra_lib.files import digest_of
-from infra_lib.models import Batch, Encoded, batches, has_plain_head, linears
+from infra_lib.models import Batch, Encoded, batches, linears
+from infra_lib.responses import has_plain_head
 
 
 def fit_factors(
@@ -107,9 +108,10 @@ def fit_factors(
                 modules = {n: chosen[n] for n in names}
                 room = memory_bytes - sum(construction_bytes(module, diagonal) for module in modules.values())
                 kept = _fit_partition(model, modules, groups, source, bar.update, room, diagonal)
-                if path and is_main():
-                    save_partition(path, key, *kept)
-                    kept = load_partition(path, key, names) or kept
+                if path:
+                    if is_main():
+                        save_partition(path, key, *kept)
+                    kept = (load_partition(path, key, names) if is_stored(path) else None) or kept
             else:
                 bar.update(2 * len(groups))
             layers.append(kept[0])

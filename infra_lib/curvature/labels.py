@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from infra_lib.models import HELD_LOGITS, Batch, Encoded, pull_through_head, response_logits, response_states
+from infra_lib.models import Batch, Encoded
+from infra_lib.responses import HELD_LOGITS, pull_through_head, response_logits, response_states
 
 LABELS = ("sampled", "empirical")
 

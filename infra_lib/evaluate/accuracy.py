@@ -91,26 +91,23 @@ def grade_all(
     progress: bool = True,
 ) -> list[Grade]:
     """Grade one response per example, by its official rule where it names one."""
-    ruled = [i for i, example in enumerate(examples) if example.scoring is not None]
-    grades = dict(
-        zip(
-            ruled,
-            grade_each(
-                [examples[i] for i in ruled],
-                [responses[i] for i in ruled],
-                workers=workers,
-                how=Running(isolation=isolation),
-                progress=progress and bool(ruled),
-            ),
-            strict=True,
-        )
-    )
-    code = [i for i, ex in enumerate(examples) if ex.tests is not None and i not in grades]
+    code = [i for i, ex in enumerate(examples) if ex.tests is not None and ex.scoring is None]
     pairs = [(responses[i], str(examples[i].tests)) for i in code]
-    grades |= zip(
-        code, grade_many(pairs, isolation=isolation, workers=workers, progress=progress), strict=True
-    )
+    graded = grade_many(pairs, isolation=isolation, workers=workers, progress=progress)
+    executed = dict(zip(code, graded, strict=True))
+    executed |= _by_rule(examples, responses, Running(isolation=isolation), workers, progress)
     return [
-        grades[i] if i in grades else grade_math(responses[i], str(example.answer))
+        executed[i] if i in executed else grade_math(responses[i], str(example.answer))
         for i, example in enumerate(examples)
     ]
+
+
+def _by_rule(
+    examples: Sequence[Example], responses: Sequence[str], how: Running, workers: int, progress: bool
+) -> dict[int, Grade]:
+    """Grade the examples that name an official rule; return the grades by position."""
+    ruled = [i for i, example in enumerate(examples) if example.scoring is not None]
+    if not ruled:
+        return {}
+    chosen = [examples[i] for i in ruled], [responses[i] for i in ruled]
+    return dict(zip(ruled, grade_each(*chosen, how=how, workers=workers, progress=progress), strict=True))

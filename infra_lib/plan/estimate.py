@@ -128,7 +128,7 @@ class Architecture:
                 lambda _m, _i, output: output.detach().requires_grad_(True)
             )
             try:
-                _log_probs(model, {}, rows, width, head).sum().backward()
+                torch.autograd.backward(_log_probs(model, {}, rows, width, head).sum())
             finally:
                 hook.remove()
                 model.requires_grad_(True)
@@ -140,7 +140,8 @@ class Architecture:
 
         def step(model: Any) -> Any:
             weights = {
-                f"{name}.weight": module.weight.detach() for name, module in linears(model, None).items()
+                f"{name}.weight": model.get_parameter(f"{name}.weight").detach()
+                for name in linears(model, None)
             }
             tangents = {name: weight.new_empty(targets, *weight.shape) for name, weight in weights.items()}
 

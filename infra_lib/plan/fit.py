@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from infra_lib.errors import ParameterError
 from infra_lib.plan.estimate import Plan, Step
@@ -34,10 +35,10 @@ def _next_change(plan: Plan, step: Step) -> tuple[str, Plan] | None:
     """Return the next thing to give up for a step that does not fit, in words, and the plan without it."""
     now, settings = plan.choices, plan.choices.finetune
 
-    def changed(words: str, **values: object) -> tuple[str, Plan]:
+    def changed(words: str, **values: Any) -> tuple[str, Plan]:
         return words, replace(plan, choices=replace(now, **values))
 
-    def trained(words: str, **values: object) -> tuple[str, Plan]:
+    def trained(words: str, **values: Any) -> tuple[str, Plan]:
         return changed(words, finetune=replace(settings, **values))
 
     longest = plan.work.lengths.longest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,7 +126,8 @@ def _measured(study: Study, root: Path, cut: int) -> Lengths:
     return Lengths(sum(prompts) // len(prompts), sum(responses) // len(responses), max(whole))
 
 
-def _counter(study: Study, root: Path):
+def _counter(study: Study, root: Path) -> Callable[[str], int]:
+    """Return what counts a text's tokens."""
     folder = root / (study.base_model or f"{study.base_folder}/seed{study.base_seeds[0]}")
     if folder.is_dir():
         from infra_lib.models import load_tokenizer

@@ -108,7 +108,7 @@ def _batch_product(
         return torch.func.jvp(logits, (weights,), (tangent,))[1]
 
     with torch.no_grad():
-        values_nv, pull = torch.func.vjp(logits, weights)
+        values_nv, pull = torch.func.vjp(logits, weights)[:2]
         moved_dnv = torch.func.vmap(forward)(tangents)
         probabilities = torch.softmax(values_nv, dim=-1)
         weighted = probabilities * moved_dnv

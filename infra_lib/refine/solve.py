@@ -220,7 +220,7 @@ def refine(
     iterations: int = 100,
     batch_examples: int = 32,
     step: float | None = None,
-    average: float = 0.5,
+    average: float = 0.25,
     checks: int = 4,
     tolerance: float = 1e-3,
     seed: int = 0,
@@ -263,13 +263,15 @@ def refine(
     _check_positive(step=step)
     record = _Record(system, iterations, "refining", progress)
     current = add(system.start, system.start, record.scale - 1)
-    estimate, averaged = current, 0
+    estimate, averaged, bound = current, 0, norm(current)
     first = iterations - max(1, round(average * iterations)) + 1
     looks = {math.ceil(iterations * k / checks) for k in range(1, checks + 1)}
     drawn = minibatches(encoded, batch_examples, seed)
     for iteration in range(1, iterations + 1):
         change = system.preconditioned(system.residual(current, next(drawn)))
         current = add(current, change, np.full(len(system.targets), step))
+        if not (norm(current) <= 1e6 * bound).all():
+            raise _diverged(step, batch_examples)
         averaged += iteration >= first
         estimate = blend(estimate, current, 1 / averaged) if averaged else current
         record.products += batch_examples
@@ -278,10 +280,7 @@ def refine(
             worst = record.add(iteration, system.residual(estimate))
             record.products += len(encoded)
             if not worst <= 1e3 * record.worst:
-                raise NumericalError(
-                    f"the refinement diverges with step {step:g} and {batch_examples} examples a minibatch; "
-                    "take a smaller step or larger minibatches"
-                )
+                raise _diverged(step, batch_examples)
             if worst <= tolerance:
                 break
     return record.close(estimate, step)
@@ -344,6 +343,13 @@ def blend(first: Stacked, second: Stacked, share: float) -> Stacked:
 def _ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
     """Divide, with 0 where a target that is already solved leaves nothing to divide."""
     return np.divide(over, under, out=np.zeros_like(over), where=under > 0)
+
+
+def _diverged(step: float, batch_examples: int) -> NumericalError:
+    return NumericalError(
+        f"the refinement diverges with step {step:g} and {batch_examples} examples a minibatch; "
+        "take a smaller step or larger minibatches"
+    )
 
 
 def _check_positive(**values: float) -> None:

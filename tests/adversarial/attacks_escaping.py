@@ -103,8 +103,9 @@ attempt(lambda: os.environ['SECRET_TOKEN'])
     escape(
         "the memory of other processes",
         """
-for number in ('1', '@PARENT@'):
-    attempt(lambda: open(f'/proc/{number}/mem', 'r+b'))
+for number in ('1', '2', '3', '@PARENT@'):
+    if int(number) != os.getpid():
+        attempt(lambda: open(f'/proc/{number}/mem', 'r+b'))
 """,
     ),
     escape("a signal to the process that grades it", "attempt(lambda: os.kill(@PARENT@, 0))", control=True),

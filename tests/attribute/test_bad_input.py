@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 from infra_lib.attribute import METHODS, score
 from infra_lib.attribute import run as running_module
 from infra_lib.attribute.inputs import read_inputs
+from infra_lib.checksums import write_checksum
 from infra_lib.cli import app
 from infra_lib.errors import DataError, InfraError, ModelError, ParameterError
 from infra_lib.models import load_tokenizer, save_model
@@ -170,23 +172,24 @@ def test_a_tokenizer_of_another_model_is_named(tokenizer, files, tmp_path) -> No
 
 
 def test_unusable_factors_are_named_before_a_gradient(model_folder, files, tmp_path, monkeypatch) -> None:
-    out = run(model_folder, files, tmp_path, memory="40kB")
-    stored = sorted((out / "factors").iterdir())
+    out = run(model_folder, files, tmp_path, memory="12kB")
+    stored = sorted((out / "factors").glob("*.safetensors"))
     assert len(stored) > 1
     monkeypatch.setattr(score, "target_gradient", lambda *_, **__: pytest.fail("heavy work began"))
     last = stored[-1].read_bytes()
     stored[0].unlink()  # would be fitted first, were the torn one not looked at before
     stored[-1].write_bytes(last[: len(last) // 2])
     with pytest.raises(DataError, match="torn factor file") as caught:
-        run(model_folder, files, tmp_path, memory="40kB")
+        run(model_folder, files, tmp_path, memory="12kB")
     assert caught.value.path == stored[-1]
     assert not stored[0].exists()
     stored[-1].write_bytes(last)
     with safe_open(stored[-1], framework="pt") as opened:
         tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
     save_file(tensors, stored[-1], metadata={"key": "of another model", "checks": "{}"})
+    write_checksum(stored[-1])
     with pytest.raises(ModelError, match=f"{stored[-1].name} holds factors of another model"):
-        run(model_folder, files, tmp_path, memory="40kB")
+        run(model_folder, files, tmp_path, memory="12kB")
 
 
 def test_factors_of_another_model_are_left_alone(model_folder, tokenizer, files, tmp_path) -> None:
@@ -230,13 +233,14 @@ TEMPLATES = {
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_chat_templates_wrap_the_prompt(tokenizer, files, tmp_path, template) -> None:
-    import copy
-
+def test_chat_templates_wrap_the_prompt(model_folder, tokenizer, files, tmp_path, template) -> None:
     chatty = copy.deepcopy(tokenizer)
-    chatty.chat_template = TEMPLATES[template] or None
+    chatty.chat_template = TEMPLATES[template]
     save_model(tiny_qwen2(len(tokenizer)), chatty, tmp_path / "model")
-    assert len(scores(run(tmp_path / "model", files, tmp_path / "out", method="graddot"))) == 40
+    wrapped = scores(run(tmp_path / "model", files, tmp_path / "out", method="graddot"))
+    plain = scores(run(model_folder, files, tmp_path / "plain", method="graddot"))
+    assert wrapped.index.equals(plain.index)
+    assert np.allclose(wrapped, plain, rtol=1e-3) == (template == "empty")
 
 
 @pytest.mark.parametrize(
@@ -249,8 +253,6 @@ def test_chat_templates_wrap_the_prompt(tokenizer, files, tmp_path, template) ->
 )
 @pytest.mark.usefixtures("nothing_heavy")
 def test_a_failing_chat_template_is_named(tokenizer, files, tmp_path, template, problem) -> None:
-    import copy
-
     chatty = copy.deepcopy(tokenizer)
     chatty.chat_template = template
     save_model(tiny_qwen2(len(tokenizer)), chatty, tmp_path / "model")
@@ -313,5 +315,5 @@ def test_options_default_to_the_documented_command(model_folder, files, tmp_path
         "none",
         "sampled",
         None,
-        4 * 2**30,
+        2 * 2**30,
     )

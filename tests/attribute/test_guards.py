@@ -114,14 +114,14 @@ def test_every_method_without_gradients_is_guarded(
 ) -> None:
     from infra_lib import trak_scores
 
-    constant = {"math": np.ones(20), "code": np.ones(20)}
+    constant = {"math": np.ones(10), "code": np.ones(10)}
     monkeypatch.setattr(
         trak_scores, "trak_scores", lambda *_, **__: trak_scores.TrakScores(constant, self_rank=1.0)
     )
     monkeypatch.setattr(scoring.baselines, "chance", lambda *_, **__: constant)
     monkeypatch.setattr(scoring.baselines, "lexical", lambda *_, **__: constant)
-    monkeypatch.setattr(scoring.baselines, "losses", lambda *_, **__: np.full(20, np.nan))
-    monkeypatch.setattr(scoring.baselines, "lengths", lambda *_, **__: np.ones(20))
+    monkeypatch.setattr(scoring.baselines, "losses", lambda *_, **__: np.full(10, np.nan))
+    monkeypatch.setattr(scoring.baselines, "lengths", lambda *_, **__: np.ones(10))
     with pytest.raises(NumericalError, match=r"same score|not finite"):
         run(model_folder, files, tmp_path, method=method)
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_qwen2
-from infra_lib.evaluate.exam import sit_exam
 from scipy import stats
 
 from infra_lib.errors import DataError, InfraError, ModelError, ParameterError
+from infra_lib.evaluate.accuracy import evaluate
 from infra_lib.evaluate.generate import Sampling, TransformersEngine, VllmEngine, answer, chat_end_tokens
 from infra_lib.evaluate.generate.per_row import PerRowSampler
 from infra_lib.models import load_tokenizer, save_model
@@ -226,7 +226,7 @@ def test_a_torn_file_of_answers_is_reported_and_drawn_again(engine, splits, tmp_
 
 
 def test_an_exam_with_samples_gives_the_table_that_pass_at_k_takes(engine, splits) -> None:
-    graded = sit_exam(engine(), splits.test[:4], WARM, workers=1, progress=False)
+    graded = evaluate(engine(), splits.test[:4], WARM, workers=1, progress=False)
     assert len(graded) == 12
     table = pass_at_k_table(graded, (1, 3), by=["domain"])
     assert table.groupby("k")["n"].sum().tolist() == [4, 4]

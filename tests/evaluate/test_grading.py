@@ -125,4 +125,4 @@ def test_grades_come_in_the_order_of_the_answers() -> None:
 @pytest.mark.reliability(kind="bad input", title="a problem without an answer or tests")
 def test_a_problem_that_cannot_be_graded_is_named_before_anything_runs() -> None:
     with pytest.raises(ParameterError, match="example a"):
-        evaluate(None, None, [Example("a", "math", "p", "r")], max_new_tokens=1)
+        evaluate(None, [Example("a", "math", "p", "r")], None)

@@ -42,7 +42,7 @@ def test_a_torn_checkpoint_is_passed_over_and_removed(tmp_path, damage) -> None:
     if damage == "missing":
         (torn / "model.safetensors").unlink()
     if damage == "marker":
-        (torn / "whole.json").write_text("{")
+        (torn / "SHA256SUMS").write_text("{")
     assert not is_whole(torn)
     assert last_whole_checkpoint(tmp_path) == whole
     assert not torn.exists()

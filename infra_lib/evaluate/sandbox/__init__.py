@@ -16,8 +16,8 @@ changes its own answers only.
 
 Outside its reach: faults of the kernel that a program can use with the system calls that are
 left; what can be learned from timing and shared caches; processor time taken from others
-within the limits; and, with ``isolation="process"``, reading what the user can read, the
-network, and processes that leave the process group.
+within the limits. With ``isolation="process"`` a program can read what the user can read, use the
+network, leave processes behind, and reach the process that judges it.
 """
 
 from __future__ import annotations

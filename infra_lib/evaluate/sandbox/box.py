@@ -11,7 +11,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -20,12 +20,7 @@ from typing import Any
 from infra_lib.evaluate.sandbox.driver import OUT_OF_MEMORY
 from infra_lib.evaluate.sandbox.isolate import Isolation
 from infra_lib.evaluate.sandbox.outcome import Limits, Outcome
-from infra_lib.evaluate.sandbox.watch import Tree
-
-START_SECONDS = 30.0
-"""Time in which a sandbox must stand; a later one is a fault of the machine, not of the program."""
-
-_LOOK_SECONDS = 0.02
+from infra_lib.evaluate.sandbox.watch import Tree, first_of_namespace
 
 
 @cache
@@ -84,31 +79,28 @@ class Box:
                 "report": report[1],
             }
             message = marshal.dumps(told)
-            self.process = subprocess.Popen(
-                isolation.command(limits, status=status[1], filter_from=filter_from),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                cwd=folder,
-                env={"PYTHONHASHSEED": "0"},
-                pass_fds=[report[1], status[1], *pass_on, *([] if filter_from is None else [filter_from])],
-                start_new_session=True,
-                bufsize=0,
-            )
+            inherited = [report[1], status[1], *pass_on, *([] if filter_from is None else [filter_from])]
+            command = isolation.command(limits, status=status[1], filter_from=filter_from)
+            self.process = _start(command, inherited, folder)
             ours.pop_all()
         self.started = time.monotonic()
-        for stream, kept in ((self.process.stdout, self.stdout), (self.process.stderr, self.stderr)):
-            assert stream
-            self.read_from(os.dup(stream.fileno()), kept)
-            stream.close()
         self.read_from(report[0], self._report)
         self.read_from(status[0], self._status)
-        assert self.process.stdin
-        self.write_to(os.dup(self.process.stdin.fileno()), b"%08x" % len(message) + message + stdin)
-        self.process.stdin.close()
+        self._take_over_streams(b"%08x" % len(message) + message + stdin)
         if isolation.kind == "process":
             self.tree = Tree(self.process.pid)
         self._handle = os.pidfd_open(self.process.pid) if hasattr(os, "pidfd_open") else None
+
+    def _take_over_streams(self, message: bytes) -> None:
+        """Attend to the standard streams here rather than through the objects of ``subprocess``."""
+        assert self.process.stdin
+        assert self.process.stdout
+        assert self.process.stderr
+        self.read_from(os.dup(self.process.stdout.fileno()), self.stdout)
+        self.read_from(os.dup(self.process.stderr.fileno()), self.stderr)
+        self.write_to(os.dup(self.process.stdin.fileno()), message)
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            stream.close()
 
     def read_from(self, descriptor: int, into: bytearray) -> None:
         """Collect what comes from a descriptor, which is closed at its end."""
@@ -180,8 +172,9 @@ class Box:
         """Learn from bubblewrap which process is the first in the namespace."""
         if self.tree is None and b"}" in self._status:
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                first = json.loads(self._status[: self._status.index(b"}") + 1])["child-pid"]
-                self.tree = Tree(int(first), namespaced=True)
+                first = int(json.loads(self._status[: self._status.index(b"}") + 1])["child-pid"])
+                if first_of_namespace(first):
+                    self.tree = Tree(first, namespaced=True)
         return self.tree is not None
 
     def end(self) -> None:
@@ -245,52 +238,18 @@ class Box:
         return data[: self.limits.output_bytes].decode("utf-8", errors="replace")
 
 
-def supervise(
-    boxes: Sequence[Box], finished: Callable[[], bool], *, wall: float | None = None
-) -> tuple[Box | None, str | None]:
-    """Attend to boxes until they are finished, or one of them takes too long or too much.
-
-    Parameters
-    ----------
-    boxes
-        Those to attend to.
-    finished
-        Whether it is over.
-    wall
-        Seconds on the clock from when all have begun; by default what their limits say.
-
-    Returns
-    -------
-    tuple
-        The box that was the reason for an early end, and its status; (None, None) without one, and
-        (None, status) where it was nobody's alone.
-    """
-    wall = wall or min(box.limits.wall_seconds for box in boxes)
-    deadline = time.monotonic() + START_SECONDS
-    begun = False
-    with selectors.DefaultSelector() as selector:
-        for box in boxes:
-            box.register(selector)
-        look_at = time.monotonic() + _LOOK_SECONDS
-        while not finished():
-            now = time.monotonic()
-            if now >= deadline:
-                return None, "timeout"
-            for key, _ in selector.select(max(0.0, min(deadline, look_at) - now)):
-                if not key.data.serve(key.fd):
-                    selector.unregister(key.fileobj)
-            if not begun and all(box.begun for box in boxes):
-                begun, deadline = True, time.monotonic() + wall
-                for box in boxes:
-                    box.started = time.monotonic()
-            if any(box.written > box.limits.output_bytes for box in boxes):
-                look_at = 0.0
-            if time.monotonic() >= look_at:
-                for box in boxes:
-                    if status := box.look():
-                        return box, status
-                look_at = time.monotonic() + _LOOK_SECONDS
-    return None, None
+def _start(command: list[str], inherited: Sequence[int], folder: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=folder,
+        env={"PYTHONHASHSEED": "0"},
+        pass_fds=inherited,
+        start_new_session=True,
+        bufsize=0,
+    )
 
 
 def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:

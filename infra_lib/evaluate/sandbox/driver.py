@@ -60,8 +60,10 @@ def take_limits(limits: dict[str, Any], user: int | None) -> None:
         if 0 in (*os.getresuid(), *os.getresgid()):
             raise PermissionError("the sandbox did not get a user of its own")
     mebibyte = 2**20
+    # The first process of a namespace does not get the soft limit's signal: the hard limit must do there.
+    grace = 0 if os.getpid() == 1 else 1
     for name, soft, hard in (
-        ("CPU", limits["cpu_seconds"], limits["cpu_seconds"] + 1),
+        ("CPU", limits["cpu_seconds"], limits["cpu_seconds"] + grace),
         ("AS", limits["memory_mb"] * mebibyte, None),
         ("FSIZE", limits["file_mb"] * mebibyte, None),
         ("NOFILE", limits["open_files"], None),

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import itertools
 import os
-import platform
 import shutil
 import sys
-import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +20,7 @@ from pathlib import Path
 from infra_lib.errors import InfraError, ParameterError
 from infra_lib.evaluate.sandbox.outcome import Limits
 from infra_lib.evaluate.sandbox.seccomp import seccomp_filter
+from infra_lib.evaluate.sandbox.view import interpreter_file, others_may_read, view
 
 CHOICES = ("auto", "bubblewrap", "process")
 _LOADER = """
@@ -71,7 +70,7 @@ class Isolation:
 
     def user(self) -> int | None:
         """Return a user for the next program, or None to leave it as it starts."""
-        if not self.as_root or (self.kind == "process" and not _others_may_read(interpreter_file())):
+        if not self.as_root or (self.kind == "process" and not others_may_read(interpreter_file())):
             return None
         return _fresh_user()
 
@@ -92,7 +91,7 @@ class Isolation:
             *(_ROOT if self.as_root else _NOBODY),
             *["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"],
             *["--hostname", "sandbox", "--die-with-parent", "--new-session"],
-            *_view(self.narrow),
+            *view(self.narrow),
             *["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev", "--perms", "1777", "--size"],
             str(limits.folder_mb * 2**20),
             *[
@@ -117,57 +116,9 @@ class Isolation:
 
 # Root keeps what it needs to become somebody else, which the driver does before any program starts.
 _ROOT = ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
-_NOBODY = ["--unshare-user", "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL"]
-
-
-@cache
-def _view(narrow: bool) -> list[str]:
-    """Return the options that show the interpreter and what it needs, read-only, and no packages."""
-    extensions = Path(sysconfig.get_config_var("DESTSHARED") or Path(os.__file__).parent / "lib-dynload")
-    stdlib = list(dict.fromkeys([Path(os.__file__).parent, extensions.parent]))
-    private = Path(sys.base_prefix) not in (Path("/usr"), Path("/usr/local"), Path("/"))
-    if narrow:
-        libraries = Path(
-            "/usr/lib", sysconfig.get_config_var("MULTIARCH") or f"{platform.machine()}-linux-gnu"
-        )
-        shared = sorted(Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib").glob("libpython*.so*"))
-        visible = [libraries if libraries.is_dir() else Path("/usr/lib"), Path("/usr/lib64"), *shared]
-        visible += [Path("/etc/ld.so.cache"), interpreter_file(), *stdlib]
-        visible += [Path(sys.base_prefix, "lib")] if private else []
-    else:
-        visible = [Path("/usr"), Path("/nix/store"), Path("/gnu/store"), *stdlib]
-        visible += [Path(sys.base_prefix)] if private else []
-    shown = _outermost(visible)
-    # Folders on the way, so that the program's user can pass where the machine's own are private.
-    on_the_way = sorted({folder for path in shown for folder in list(path.parents)[:-1]})
-    options = [part for folder in on_the_way for part in ("--perms", "0755", "--dir", str(folder))]
-    options += [part for path in shown for part in ("--ro-bind", str(path), str(path))]
-    for path in (Path("/lib"), Path("/lib64")):
-        if path.is_symlink():
-            options += ["--symlink", str(path.readlink()), str(path)]
-        else:
-            options += ["--ro-bind-try", str(path), str(path)]
-    hidden = [folder / name for folder in stdlib for name in ("site-packages", "dist-packages")]
-    hidden += [] if narrow else [Path("/usr/local"), Path("/usr/lib/python3/dist-packages"), Path("/usr/src")]
-    for path in hidden:
-        if path.is_dir() and not any(path == kept or path in kept.parents for kept in stdlib):
-            options += ["--tmpfs", str(path), "--remount-ro", str(path)]
-    return options
-
-
-def _outermost(paths: list[Path]) -> list[Path]:
-    """Return the paths that exist and lie in no other of them, in order."""
-    there = [path for path in dict.fromkeys(paths) if path.exists()]
-    return [path for path in there if not any(other in path.parents for other in there)]
-
-
-def interpreter_file() -> Path:
-    """Return the base interpreter, not the environment's, whose packages no program needs."""
-    return Path(getattr(sys, "_base_executable", None) or sys.executable).resolve()
-
-
-def _others_may_read(path: Path) -> bool:
-    return all(part.stat().st_mode & 0o001 for part in (path, *path.parents))
+# A user's own namespace holds one user only, whom bubblewrap's first process would be too: without a filter,
+# and open to its memory being rewritten. So the program takes that process's place.
+_NOBODY = ["--as-pid-1", "--unshare-user", "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL"]
 
 
 _users: Iterator[int] = itertools.count()
@@ -262,9 +213,14 @@ def resolve(choice: str = "auto") -> Isolation:
     return found
 
 
+_APPARMOR = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+
+
 def remedy(reason: str) -> str:
     """Return the one command to type, for what keeps bubblewrap from working."""
     if "not installed" not in reason:
+        if os.geteuid() and _APPARMOR.is_file() and _APPARMOR.read_text().strip() == "1":
+            return "type `sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`"
         return "run it where user namespaces are allowed (in a container: --privileged, or a rootless engine)"
     managers = {
         "apt-get": "apt-get install -y bubblewrap",

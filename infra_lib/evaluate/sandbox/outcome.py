@@ -53,7 +53,7 @@ class Outcome:
     stdout, stderr
         What it wrote, capped. Text of a stranger: escape it before showing it.
     seconds
-        Time on the clock.
+        Time on the clock, from when the sandbox stood to its end.
     peak_memory_mb
         Most memory in use, in MiB, as far as seen: looked at from outside every few hundredths of a
         second, and reported by the program's process as it ends. For people, not for verdicts.

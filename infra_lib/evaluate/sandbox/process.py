@@ -13,9 +13,10 @@ from io import FileIO
 from typing import Any
 
 from infra_lib.evaluate.sandbox import driver, judge, wire
-from infra_lib.evaluate.sandbox.box import Box, supervise
+from infra_lib.evaluate.sandbox.box import Box
 from infra_lib.evaluate.sandbox.isolate import Isolation, SandboxError
 from infra_lib.evaluate.sandbox.outcome import Limits, Outcome
+from infra_lib.evaluate.sandbox.supervise import supervise
 
 ATTEMPTS = 3
 """Starts of a sandbox before its failure is reported."""

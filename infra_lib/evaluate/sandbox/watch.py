@@ -59,7 +59,7 @@ class Tree:
             return "memory"
         if threads > limits.processes + _KEPT:
             return "killed"
-        if self.namespaced and len(processes) > 1 and _files(processes[1]) > limits.files:
+        if self.namespaced and _files(self.root) > limits.files:
             return "output"
         return None
 
@@ -80,6 +80,19 @@ class Tree:
         select.select([self.handle], [], [], 5)
         os.close(self.handle)
         self.handle = None
+
+
+def first_of_namespace(process: int) -> bool:
+    """Return whether a process is the first in a namespace below this one, and so may be ended with it.
+
+    Its number may be another's by now, if it has ended.
+    """
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{process}/status").read_text("utf-8", "replace").splitlines():
+            if line.startswith("NSpid:"):
+                numbers = line.split()[1:]
+                return len(numbers) > 1 and numbers[-1] == "1"
+    return False
 
 
 def _status(process: int) -> dict[str, int]:
