@@ -28,10 +28,11 @@ from infra_lib.curvature import weight_shape
 from infra_lib.curvature.fit import construction_bytes, partitions
 from infra_lib.finetune.config import FinetuneConfig
 from infra_lib.finetune.memory import lora_parameters, state_bytes
-from infra_lib.models import LONG, linears
+from infra_lib.models import linears
 from infra_lib.plan.hardware import Machine, gib
 from infra_lib.plan.trace import Trace, Traced, meta_batch, meta_model
 from infra_lib.plan.workload import Workload
+from infra_lib.responses import HELD_LOGITS, LONG
 
 ALLOCATOR = 1.1
 """Resident memory over bytes in tensors, as measured on models of 10 to 130 million parameters."""
@@ -216,12 +217,17 @@ class Plan:
         """Bytes of the weights in attribution and generation."""
         return self.architecture.size.parameters * _width(self.choices.attribution_dtype)
 
-    def batch(self) -> tuple[int, int, int]:
-        """Return rows, tokens and response tokens of attribution's largest batch."""
-        lengths = self.work.lengths
-        width = lengths.longest
-        head = max(1, round(width * lengths.response / (lengths.prompt + lengths.response)))
-        return max(1, self.choices.batch_tokens // width), width, head
+    def batch(self) -> tuple[int, int]:
+        """Return rows and tokens of attribution's largest batch."""
+        width = self.work.lengths.longest
+        return max(1, self.choices.batch_tokens // width), width
+
+    def head(self) -> Trace:
+        """Return the output head's share of attribution: slices of logits, forward and back, a token each."""
+        config, lengths = self.architecture.config, self.work.lengths
+        share = lengths.response / (lengths.prompt + lengths.response)
+        # Logits, probabilities and their gradient, in four bytes each.
+        return Trace(3 * 4 * HELD_LOGITS, int(6 * config.hidden_size * config.vocab_size * share))
 
     def finetune(self, runs: int, notebook: str) -> Step:
         """Return fine-tuning: state shared under FSDP, activations of one micro-batch."""
@@ -284,8 +290,9 @@ class Plan:
 
     def fit(self) -> Step:
         """Return the fit of the factors: every part passes over the training set twice."""
-        dtype, (rows, width, head) = self.choices.attribution_dtype, self.batch()
-        found = self.architecture.fused(dtype, rows, width, head)
+        dtype, (rows, width), head = self.choices.attribution_dtype, self.batch(), self.head()
+        # The head is met in slices: the graph is that of the layers below it.
+        found = self.architecture.fused(dtype, rows, width, 1)
         layers, work = self.architecture.layers, self.work
         largest = max(construction_bytes(module, False) for module in layers.values())
         budget = max(largest, self.choices.factor_bytes)
@@ -297,7 +304,7 @@ class Plan:
         tokens = work.train_tokens * work.models
         shapes = self.architecture.shapes
         per_token = sum(4 * (out * out + into * into) + 2 * out * into for out, into in shapes)
-        passes = found.flops / (rows * width) * tokens * 2 * len(parts)
+        passes = (found.flops / (rows * width) + head.flops) * tokens * 2 * len(parts)
         eigen = EIGEN_OPERATIONS * sum(out**3 + into**3 for out, into in shapes) * work.models
         seconds = self.machine.seconds(passes, dtype) + self.machine.seconds(
             per_token * tokens, torch.float32
@@ -307,7 +314,7 @@ class Plan:
         return Step(
             "04_example_influence",
             "fit factors",
-            _resident(self.weight_bytes + found.peak_bytes + construction),
+            _resident(self.weight_bytes + found.peak_bytes + head.peak_bytes + construction),
             seconds + eigen / speed,
             disk_bytes=self.architecture.size.factor_bytes * work.models,
             note=f"{len(parts)} part{plural} of at most {gib(held)}, {rows} × {width} tokens a batch",
@@ -315,16 +322,16 @@ class Plan:
 
     def score(self) -> Step:
         """Return the scoring of all tokens: one forward-mode pass per group of targets."""
-        dtype, (rows, width, head) = self.choices.attribution_dtype, self.batch()
+        dtype, (rows, width), head = self.choices.attribution_dtype, self.batch(), self.head()
         at_once = min(self.work.targets, self.choices.targets_at_once)
-        found = self.architecture.scoring(dtype, rows, width, head, at_once)
+        found = self.architecture.scoring(dtype, rows, width, 1, at_once)
         directions = at_once * self.architecture.size.attributed * _width(dtype)
         tokens = self.work.train_tokens * self.work.models * -(-self.work.targets // at_once)
         return Step(
             "04_example_influence",
             "score",
-            _resident(self.weight_bytes + directions + found.peak_bytes),
-            self.machine.seconds(found.flops / (rows * width) * tokens, dtype),
+            _resident(self.weight_bytes + directions + found.peak_bytes + head.peak_bytes),
+            self.machine.seconds((found.flops / (rows * width) + head.flops) * tokens, dtype),
             note=f"{at_once} target{'s' if at_once > 1 else ''} at once, {rows} × {width} tokens a batch",
         )
 
