@@ -106,6 +106,7 @@ def attribute_command(
     refine_batch: Annotated[
         int, typer.Option(help="Training examples of each such iteration; 0: all, by conjugate gradients.")
     ] = 0,
+    max_tokens: Annotated[int, typer.Option(help="Cut longer examples here; 0: refuse them.")] = 0,
 ) -> None:
     """Score training examples of your own under a model of your own."""
     from infra_lib.attribute import Options, attribute
@@ -134,6 +135,7 @@ def attribute_command(
             checkpoints=tuple(checkpoints or ()),
             refine=refine,
             refine_batch=refine_batch,
+            max_tokens=max_tokens,
         )
     )
     if _is_main():
@@ -231,6 +233,43 @@ def plan_command(
     machine = pipeline.machine_of(opened, gpus=gpus, memory=gpu_memory, kind=gpu)
     for line in plan_study(opened, root, machine).lines():
         typer.echo(line)
+
+
+@app.command("adapt")
+def adapt_command(
+    model: Annotated[str, typer.Option(help="Local Hugging Face folder, or hub name.")],
+    data: Annotated[Path, typer.Option(help="Folder with train.jsonl and target.jsonl.")],
+    out: Annotated[Path, typer.Option(help="Folder of scores, figures and page.")],
+    parameter: Overrides = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    plan: Annotated[bool, typer.Option("--plan", help="Say what it costs, and do no more.")] = False,
+) -> None:
+    """Make a page of your own: a folder of examples and a model, scored, drawn and checked."""
+    from infra_lib.adapt.page import adapt
+    from infra_lib.adapt.parameters import make_parameters
+    from infra_lib.layout import project_root
+    from infra_lib.study import parse_override
+
+    overrides = dict(parse_override(text) for text in parameter or [])
+    given = {"model": model, "data": str(data), "out": str(out), "device": device}
+    page = adapt(project_root(), make_parameters({**overrides, **given}), typer.echo, plan_only=plan)
+    if not plan:
+        typer.echo(f"the page is at {page}")
+
+
+@app.command("adapt-data")
+def adapt_data_command(
+    out: Annotated[Path, typer.Option(help="Folder of the files.")],
+    train: Annotated[int, typer.Option(help="Training examples, half mathematics, half code.")] = 64,
+    target: Annotated[int, typer.Option(help="Responses of the targets.")] = 16,
+    test: Annotated[int, typer.Option(help="Exam problems, for a study of your own.")] = 16,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
+) -> None:
+    """Write a folder of examples to begin with: generated word problems and small programs."""
+    from infra_lib.adapt.data import counted, write_examples
+
+    files = write_examples(out, train=train, target=target, test=test, seed=seed)
+    typer.echo("\n".join(counted(files, out)))
 
 
 @app.command("model")

@@ -124,8 +124,10 @@ def check_model_folder(source: str | Path, *, weights: bool = True) -> None:
             return
         raise ModelError(f"{source} is neither a model folder nor a hub name such as Qwen/Qwen2.5-0.5B")
     config = _read_object(folder / "config.json")
+    if not weights:
+        return
     stored = numbers = 0
-    for path in weight_files(folder) if weights else ():
+    for path in weight_files(folder):
         try:
             with safe_open(path, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 (safe_open is no dictionary)
@@ -137,7 +139,8 @@ def check_model_folder(source: str | Path, *, weights: bool = True) -> None:
             raise
         except Exception as error:  # a header made by anybody: see load_model
             raise ModelError(f"{path} is truncated or no safetensors file: {_first_line(error)}") from None
-    _check_sizes(folder, config, stored, numbers)
+    if weights:
+        _check_sizes(folder, config, stored, numbers)
 
 
 _COUNTS = ("num_hidden_layers", "n_layer", "num_layers")

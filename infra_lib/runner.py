@@ -182,15 +182,44 @@ def run_stage(root: Path, stage: str, study: Study, *, force: bool = False, prog
 
 
 def _execute(root: Path, stage: str, study: Study, *, progress: bool) -> Path:
-    """Execute a notebook with papermill and return the executed copy."""
+    """Execute a stage's notebook and return the executed copy."""
+    values = study.model_dump()
+    parameters = {name: values[name] for name in declared_parameters(root, stage)}
+    work = stage_folder(study.study, "work", root)
+    return execute(root, stage, parameters, work, folder=root, progress=progress)
+
+
+def execute(
+    root: Path,
+    stage: str,
+    parameters: Mapping[str, Any],
+    work: Path,
+    *,
+    folder: Path,
+    progress: bool,
+    hint: str = "training runs and factors that finished are kept",
+) -> Path:
+    """Execute a notebook with papermill and return the executed copy, which lies in ``work``.
+
+    Parameters
+    ----------
+    stage
+        Name of a file of ``notebooks/``.
+    folder
+        Where its kernel starts.
+    hint
+        What is kept where the kernel is killed from outside.
+
+    Raises
+    ------
+    NotebookFailed
+        Naming the error and the executed notebook that was kept.
+    """
     import jupytext
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    values = study.model_dump()
-    parameters = {name: values[name] for name in declared_parameters(root, stage)}
-    work = stage_folder(study.study, "work", root)
     work.mkdir(parents=True, exist_ok=True)
     source, executed = work / f"{stage}.source.ipynb", work / f"{stage}.ipynb"
     jupytext.write(read_notebook(root, stage), source, fmt="ipynb")
@@ -199,10 +228,10 @@ def _execute(root: Path, stage: str, study: Study, *, progress: bool) -> Path:
             papermill.execute_notebook(
                 str(source),
                 str(executed),
-                parameters=parameters,
+                parameters=dict(parameters),
                 kernel_name=describe_kernel(root),
                 language="python",
-                cwd=str(root),
+                cwd=str(folder),
                 progress_bar=False,
                 stdout_file=sys.stdout if progress else None,
                 stderr_file=sys.stderr if progress else None,
@@ -213,8 +242,7 @@ def _execute(root: Path, stage: str, study: Study, *, progress: bool) -> Path:
             ) from None
         except DeadKernelError:
             raise NotebookFailed(
-                f"{stage} failed: its kernel was killed from outside, often for want of memory; "
-                "training runs and factors that finished are kept"
+                f"{stage} failed: its kernel was killed from outside, often for want of memory; {hint}"
             ) from None
         finally:
             source.unlink(missing_ok=True)

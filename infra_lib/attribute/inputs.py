@@ -35,7 +35,15 @@ class Inputs:
     skipped: list[DataError]
 
 
-def read_inputs(train: Path, target: Path, tokenizer: Any, *, context: int | None, skip_bad: bool) -> Inputs:
+def read_inputs(
+    train: Path,
+    target: Path,
+    tokenizer: Any,
+    *,
+    context: int | None,
+    skip_bad: bool,
+    max_tokens: int | None = None,
+) -> Inputs:
     """Read both files and encode their examples.
 
     Parameters
@@ -44,6 +52,8 @@ def read_inputs(train: Path, target: Path, tokenizer: Any, *, context: int | Non
         The model's longest sequence in tokens; None where it has no limit.
     skip_bad
         Collect problems instead of raising the first.
+    max_tokens
+        Cut sequences here; :attr:`infra_lib.models.Encoded.truncated` counts what was lost.
 
     Raises
     ------
@@ -53,13 +63,14 @@ def read_inputs(train: Path, target: Path, tokenizer: Any, *, context: int | Non
     skipped: list[DataError] = []
     targets: dict[str, list[Encoded]] = {}
     texts: dict[str, list[Example]] = {}
-    for _, example, row in _usable(target, tokenizer, context, skip_bad, skipped):
+    rules = (context, max_tokens, skip_bad, skipped)
+    for _, example, row in _usable(target, tokenizer, *rules):
         targets.setdefault(example.domain, []).append(row)
         texts.setdefault(example.domain, []).append(example)
     if not targets:
         raise DataError(target, "leaves no target: none of its examples can be used")
     kept, encoded = [], []
-    for number, example, row in _usable(train, tokenizer, context, skip_bad, skipped):
+    for number, example, row in _usable(train, tokenizer, *rules):
         if example.domain not in targets:
             problem = DataError(
                 train,
@@ -78,7 +89,12 @@ def read_inputs(train: Path, target: Path, tokenizer: Any, *, context: int | Non
 
 
 def _usable(
-    path: Path, tokenizer: Any, context: int | None, skip_bad: bool, skipped: list[DataError]
+    path: Path,
+    tokenizer: Any,
+    context: int | None,
+    max_tokens: int | None,
+    skip_bad: bool,
+    skipped: list[DataError],
 ) -> Sequence[tuple[int, Example, Encoded]]:
     """Return (line, example, tokens) of the examples of a file that can be used."""
     found = []
@@ -86,7 +102,7 @@ def _usable(
         try:
             if isinstance(entry, DataError):
                 raise entry
-            row = _encode(path, number, entry, tokenizer, context)
+            row = _encode(path, number, entry, tokenizer, context, max_tokens)
         except DataError as problem:
             if not skip_bad:
                 raise
@@ -96,9 +112,11 @@ def _usable(
     return found
 
 
-def _encode(path: Path, number: int, example: Example, tokenizer: Any, context: int | None) -> Encoded:
+def _encode(
+    path: Path, number: int, example: Example, tokenizer: Any, context: int | None, max_tokens: int | None
+) -> Encoded:
     try:
-        row = encode(tokenizer, example)
+        row = encode(tokenizer, example, max_tokens=max_tokens)
     except DataError:
         raise DataError(path, f"example {example.id!r} has no response token to predict", number) from None
     except Exception as error:

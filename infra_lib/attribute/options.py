@@ -97,6 +97,8 @@ class Options:
         Iterations that refine the EK-FAC directions (see :mod:`infra_lib.refine`); 0 for none.
     refine_batch
         Training examples of each such iteration; 0 takes all, by conjugate gradients.
+    max_tokens
+        Cut longer examples here, their loss being counted; 0 refuses what is longer than the context.
     """
 
     model: str
@@ -121,6 +123,7 @@ class Options:
     checkpoints: tuple[str, ...] = ()
     refine: int = 0
     refine_batch: int = 0
+    max_tokens: int = 0
 
     @property
     def memory_bytes(self) -> int:
@@ -161,6 +164,7 @@ class Options:
             ("--seed", self.seed),
             ("--refine", self.refine),
             ("--refine-batch", self.refine_batch),
+            ("--max-tokens", self.max_tokens),
         ):
             if value < 0:
                 raise ParameterError(name, value, "0 or more")

@@ -89,6 +89,7 @@ def _read(options: Options) -> tuple[Any, Inputs]:
         tokenizer,
         context=getattr(config, "max_position_embeddings", None),
         skip_bad=options.skip_bad,
+        max_tokens=options.max_tokens or None,
     )
     return tokenizer, inputs
 
@@ -181,6 +182,7 @@ def _provenance(
         "train_examples": len(inputs.train),
         "target_examples": {name: len(rows) for name, rows in inputs.targets.items()},
         "skipped": len(inputs.skipped),
+        "cut_tokens": sum(row.truncated for row in inputs.encoded),
         "layers": list(names),
         "processes": size(),
         "models": 1 + len(options.checkpoints),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -42,16 +44,13 @@ def shaded_readings(frame: pd.DataFrame, example: Example, *, target: str) -> st
         '<div class="shaded mathjax_ignore">\n'
         f'<div class="example-prompt">{escape(example.prompt.strip())}</div>\n'
         f'<div class="shaded-panels">\n{chr(10).join(panels)}\n</div>\n'
-        f"{_legend(end, target)}\n</div>\n"
+        f"{legend(end, target, 'one scale for both readings. [end] is the end token')}\n</div>\n"
     )
 
 
 def _panel(frame: pd.DataFrame, reading: str, title: str, end: float) -> str:
     values = frame[reading].to_numpy()
-    tokens = "".join(
-        _token(row.text, value, level)
-        for row, value, level in zip(each_row(frame), values, levels(values, end), strict=True)
-    )
+    tokens = shaded_tokens([row.text for row in each_row(frame)], values, end)
     total = _number(float(values.sum()))
     return (
         f'<section class="example-card" aria-label="{title}"><div class="example-title">{title}</div>'
@@ -60,19 +59,28 @@ def _panel(frame: pd.DataFrame, reading: str, title: str, end: float) -> str:
     )
 
 
+def shaded_tokens(texts: Sequence[str], values: np.ndarray, end: float) -> str:
+    """Return tokens as HTML, each shaded by its value on a scale that ends at ``end`` and ``-end``."""
+    return "".join(
+        _token(text, value, level)
+        for text, value, level in zip(texts, values, levels(values, end), strict=True)
+    )
+
+
 def _token(text: str, value: float, level: int) -> str:
     kind = "" if level == 0 else f' class="{"up" if level > 0 else "down"}{abs(level)}"'
     return f'<span{kind} title="{_number(value)}">{escape(text or END)}</span>'
 
 
-def _legend(end: float, target: str) -> str:
+def legend(end: float, target: str, scale: str) -> str:
+    """Return the shades in numbers and in words; ``scale`` says what shares them."""
     edges = [part * end for part in EDGES]
     swatches = [_swatch(f"down{k + 1}", f"≤ −{edges[k]:.2g}") for k in reversed(range(len(EDGES)))]
     swatches.append(_swatch("", "near 0"))
     swatches += [_swatch(f"up{k + 1}", f"≥ {edges[k]:.2g}") for k in range(len(EDGES))]
     words = (
         f"Influence of a token on {escape(name_of(target))}, in nats of the target per unit of the example's "
-        "weight. Purple hinders, orange helps; one scale for both readings. [end] is the end token."
+        f"weight. Purple hinders, orange helps; {scale}."
     )
     return f'<div class="shaded-legend">{"".join(swatches)}</div>\n<p class="shaded-words">{words}</p>'
 
