@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from infra_lib import style
 
@@ -43,7 +44,7 @@ def readings(frame: pd.DataFrame, *, inner: float = 0.98) -> Figure:
     """
     targets = sorted(frame["target"].unique(), reverse=True)
     figure, panels = plt.subplots(
-        1, len(targets), figsize=(6.8, 3.6), squeeze=False, sharex=True, sharey=True
+        1, len(targets), figsize=(6.8, 4.4), squeeze=False, sharex=True, sharey=True
     )
     bound = float(frame[["loss", "position"]].abs().max(axis=1).quantile(inner)) or 1.0
     for axes, target in zip(panels[0], targets, strict=True):
@@ -64,8 +65,9 @@ def readings(frame: pd.DataFrame, *, inner: float = 0.98) -> Figure:
         axes.set_xlabel("loss-term reading (nats)")
         axes.grid(False)
     panels[0][0].set_ylabel("position reading (nats)")
-    bar = figure.colorbar(drawn, ax=list(panels[0]), shrink=0.8, pad=0.02)
-    bar.set_label("tokens")
+    bar = figure.colorbar(drawn, ax=list(panels[0]), location="bottom", shrink=0.5, aspect=30)
+    bar.set_label("tokens in a cell")
+    bar.ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     bar.outline.set_visible(False)
     return figure
 
@@ -89,7 +91,7 @@ def damping_sweep(frame: pd.DataFrame, *, damping: float) -> Figure:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_title(f"on {style.name_of(target)}")
         axes.set_xlabel("damping (× mean eigenvalue)")
-        axes.set_ylim(min(0.0, float(frame["spearman"].min())) - 0.03, 1.03)
+        axes.set_ylim(np.floor(10 * float(frame["spearman"].min()) - 0.5) / 10, 1.02)
     panels[0][0].set_ylabel("Spearman with the default")
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
@@ -150,8 +152,9 @@ def convergence(frame: pd.DataFrame) -> Figure:
         panels[1][column].set_xlabel("passes over the examples")
     for axes in panels.flat:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.4)))
+        axes.yaxis.set_minor_locator(NullLocator())
     panels[0][0].set_ylabel("relative residual")
     panels[1][0].set_ylabel("gain over EK-FAC")
     handles, labels = panels[0][0].get_legend_handles_labels()
