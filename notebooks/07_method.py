@@ -103,8 +103,9 @@ scores = {name: [rows.sum() for rows in values] for name, values in loss.items()
 row = readings.most_helpful(setting.encoded, scores[target])
 example = setting.train[row]
 shown = tokens[(tokens["id"] == example.id) & (tokens["target"] == target)]
+share, _ = readings.response_positions(setting.encoded[row], position[target][row])
 stage.write_table("shaded_example", shown)
-stage.write_fragment("readings", shaded_readings(shown, example, target=target))
+stage.write_fragment("readings", shaded_readings(shown, example, target=target, prompt_share=share))
 
 # %% [markdown]
 # Over all tokens of all examples, the readings go together loosely. On the dotted line they

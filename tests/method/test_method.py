@@ -213,10 +213,13 @@ def test_shades_follow_size_and_sign() -> None:
 
 def test_every_token_is_shown_once_with_its_value_and_both_share_a_scale() -> None:
     frame = pd.DataFrame({"text": ["a", " b", ""], "loss": [2.0, -0.5, 0.0], "position": [4.0, 0.0, -2.5]})
-    html = shaded_readings(frame, Example(id="x", domain="math", prompt="p", response="a b"), target="math")
+    html = shaded_readings(
+        frame, Example(id="x", domain="math", prompt="p", response="a b"), target="math", prompt_share=-250.0
+    )
     assert shaded(html) == [("up4", "+2"), ("down2", "−0.5"), ("", "+0")]
-    assert html.count("add up to +1.5") == 2
-    for number in ("≥ 0.25", "≥ 2", "≤ −0.25", "nats of the target", "mathematics", "end token"):
+    assert "These 3 tokens add up to +1.5.<" in html
+    assert "add up to +1.5, the prompt's positions to −250: together −248." in html
+    for number in ("≥ +0.25", "≥ +2", "≤ −0.25", "nats of the target", "mathematics", "end token"):
         assert number in html
     assert "\n\n" not in html
 
@@ -224,7 +227,9 @@ def test_every_token_is_shown_once_with_its_value_and_both_share_a_scale() -> No
 def test_text_of_an_example_is_shown_and_not_interpreted() -> None:
     nasty = "<script>alert(1)</script>\n\n$x$ {{a}} `b`"
     frame = pd.DataFrame({"text": [nasty], "loss": [1.0], "position": [1.0]})
-    html = shaded_readings(frame, Example(id="x", domain="math", prompt=nasty, response=nasty), target="math")
+    html = shaded_readings(
+        frame, Example(id="x", domain="math", prompt=nasty, response=nasty), target="math", prompt_share=0
+    )
     assert "<script" not in html
     assert "$x$" not in html
     assert "`b`" not in html
