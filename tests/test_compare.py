@@ -66,6 +66,17 @@ def test_a_missing_file_and_a_changed_text_are_beyond_every_tolerance(project) -
     assert not found.within(1e9)
 
 
+def test_a_stage_that_one_of_them_has_not_run_is_named(project) -> None:
+    import shutil
+
+    one, two = finish(project, "one"), finish(project, "two")
+    shutil.rmtree(two / "04_example_influence")
+    with pytest.raises(DataError, match=r"two/04_example_influence: has not run"):
+        compare(one, two)
+    shutil.rmtree(one / "04_example_influence")
+    assert len(compare(one, two).identical) == 2 * (len(STAGES) - 1)
+
+
 @pytest.mark.parametrize(
     "other",
     [

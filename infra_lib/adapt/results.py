@@ -72,7 +72,10 @@ def load_results(folder: Path, train: Path, target: Path) -> Results:
         For a file that is missing, torn, or of other examples.
     """
     examples = {example.id: example for example in scan_jsonl(train)[0]}
-    tables = {name: load_table(folder / f"{name}.parquet") for name in ("examples", "sentences", "tokens", "gradcos")}
+    tables = {
+        name: load_table(folder / f"{name}.parquet")
+        for name in ("examples", "sentences", "tokens", "gradcos")
+    }
     if lost := sorted(set(tables["examples"]["id"]) - set(examples)):
         raise DataError(train, f"has no example {lost[0]!r}, which {folder} has scores of")
     return Results(

@@ -39,7 +39,9 @@ class AttributionPlan(Plan):
         memory = int(ALLOCATOR * (self.weight_bytes + kept + one.peak_bytes))
 
         def passes(what: str, tokens: int) -> Step:
-            return Step("adapt", what, memory, self.machine.seconds(each * tokens, dtype), note=f"{tokens:,} tokens")
+            return Step(
+                "adapt", what, memory, self.machine.seconds(each * tokens, dtype), note=f"{tokens:,} tokens"
+            )
 
         gradients = passes("target gradients", self.target_tokens)
         cosines = passes("gradient cosines", self.target_tokens + self.work.train_tokens)
@@ -127,7 +129,9 @@ def plan_attribution(
     plan, changes = fitted(plan)  # type: ignore[assignment]
     if plan.choices.targets_at_once < len(targets):
         memory = f"{machine.memory_bytes / 2**30:.0f} GiB"
-        raise ParameterError("memory of the device", memory, "larger, or the targets fewer: all are scored at once")
+        raise ParameterError(
+            "memory of the device", memory, "larger, or the targets fewer: all are scored at once"
+        )
     return AttributionCost(model, plan, changes)
 
 
@@ -143,5 +147,7 @@ def machine_for(device: str) -> Machine:
     properties = torch.cuda.get_device_properties(device)
     kind = next((kind for kind in ("h200", "a100") if kind in properties.name.lower()), "h100")
     found = gpu_machine(kind, 1)
-    name = properties.name if kind in properties.name.lower() else f"{properties.name}, timed as an {found.name}"
+    name = (
+        properties.name if kind in properties.name.lower() else f"{properties.name}, timed as an {found.name}"
+    )
     return replace(found, name=name, memory_bytes=properties.total_memory)
