@@ -1,12 +1,16 @@
 # `make help` lists the targets. The two that matter: `make book` and `make test`.
 STUDY ?= small
+SANDBOX ?= auto
+OPTIONS := $(if $(filter process,$(SANDBOX)),-p sandbox=process)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOCKED := $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
-.PHONY: help setup lock wheel-smoke system book run test lint base serve status clean
+PEERS := $(VENV)/.peers
+
+.PHONY: help setup peers benchmark lock wheel-smoke system sandbox book run test lint base serve status clean verify reliability faults
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 13
 
@@ -21,8 +25,19 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard locks/*.txt)
 	$(LOCKED) -r locks/torch-cpu.txt 2>/dev/null || $(LOCKED) -r locks/torch.txt
 	$(LOCKED) --no-build-isolation -r locks/rest.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/pip uninstall --quiet --yes kronfluence 2>/dev/null || true  # `make peers` brings it back
 	$(BIN)/pip check --disable-pip-version-check
 	@touch $@
+
+# kronfluence declares torchvision, which it never imports and which would bring another torch: no dependencies.
+peers: $(PEERS)  ## Install kronfluence, which tests and benchmarks compare with
+$(PEERS): $(STAMP) locks/peers.txt
+	$(LOCKED) -r locks/peers.txt
+	@touch $@
+
+benchmark: setup peers  ## Measure speed and memory beside kronfluence and trak (about eight minutes)
+	$(BIN)/python -m benchmarks.attribution
+	$(BIN)/python -m benchmarks.cost
 
 lock:  ## Write the lock files from pyproject.toml and constraints.txt (needs uv)
 	$(PYTHON) tools/lock.py $(if $(UPGRADE),--upgrade)
@@ -30,18 +45,31 @@ lock:  ## Write the lock files from pyproject.toml and constraints.txt (needs uv
 wheel-smoke:  ## Install the built wheel into a clean environment and run the smoke study there
 	PYTHON=$(PYTHON) tools/wheel_smoke.sh
 
-system:  ## Install Debian's Chromium and bubblewrap where this user may (for browser tests and a tighter sandbox)
-	@if command -v chromium bwrap >/dev/null 2>&1 && [ -n "$$(command -v bwrap)" ] && [ -n "$$(command -v chromium)" ]; then :; \
-	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium bubblewrap >/dev/null \
+# Packages of the system are installed by root, or by sudo where it asks for no password; never otherwise.
+SUDO := $(shell [ "$$(id -u)" = 0 ] || ! sudo -n true 2>/dev/null || echo sudo -n)
+MAY_INSTALL = command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || [ -n "$(SUDO)" ]; }
+APT = $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq
+
+system:  ## Install Debian's Chromium and bubblewrap where this user may (for the tests)
+	@if command -v chromium >/dev/null && command -v bwrap >/dev/null; then :; \
+	elif $(MAY_INSTALL); then $(APT) chromium bubblewrap >/dev/null \
 		|| echo "could not install chromium and bubblewrap; the tests that need them will be skipped, with the reason"; \
-	else echo "chromium or bubblewrap is missing; the tests that need it will be skipped: apt-get install chromium bubblewrap"; fi
+	else echo "chromium or bubblewrap is missing; the tests that need it will be skipped: sudo apt-get install -y chromium bubblewrap"; fi
 
-run: setup  ## Run the study's notebooks (STUDY=small)
-	$(BIN)/infra run --study $(STUDY)
+sandbox:  ## Install bubblewrap where this user may, or stop and say what to type (SANDBOX=process does without)
+	@[ "$(SANDBOX)" = process ] || command -v bwrap >/dev/null || { $(MAY_INSTALL) && $(APT) bubblewrap >/dev/null; } || \
+		{ echo "Programs that a model wrote run in a sandbox only, and bubblewrap is not installed. Type this, then make again:"; \
+		echo "  sudo apt-get install -y bubblewrap      (dnf, pacman, zypper and apk call it bubblewrap too)"; exit 2; }
+	@[ "$(SANDBOX)" = process ] || bwrap --unshare-pid --unshare-net --ro-bind / / true || \
+		{ echo "bubblewrap is installed and does not work here: user namespaces are not allowed, as in most containers."; \
+		echo "Ubuntu allows them after: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"; \
+		echo "Run where they are allowed, or accept plain processes with limits: make book SANDBOX=process"; exit 2; }
 
-book: setup  ## Install, run the study, build the book, say where it is (STUDY=small)
-	@$(BIN)/infra run --study $(STUDY) --quiet-summary
+run: sandbox setup  ## Run the study's notebooks (STUDY=small)
+	$(BIN)/infra run --study $(STUDY) $(OPTIONS)
+
+book: sandbox setup  ## Install, run the study, build the book, say where it is (STUDY=small)
+	@$(BIN)/infra run --study $(STUDY) $(OPTIONS) --quiet-summary
 	@$(BIN)/infra book --study $(STUDY)
 
 lint: setup  ## Check style and types
@@ -49,11 +77,22 @@ lint: setup  ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: setup system lint  ## Lint, types and the whole test suite
+test: setup peers system lint  ## Lint, types and the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+
+reliability: setup system  ## Run the tests of faults, bad input and attacks, and record what came of them
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -m reliability --record-reliability
+
+FAULTS ?= 20
+faults: setup  ## Kill the smoke study FAULTS more times at random moments (FAULTS=20)
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/notebooks/test_faults.py -k random_moment --faults $(FAULTS) -s
+
+verify: setup  ## Check every result, record and page against its checksum
+	$(BIN)/infra verify --study $(STUDY)
 
 base: setup  ## Train the base models again (about twelve minutes on two cores)
 	$(BIN)/infra run 02 --study $(STUDY) -p retrain_base=true --force
+	$(BIN)/infra verify --study $(STUDY) --update-records
 
 serve: setup  ## Preview the built book on this machine
 	$(BIN)/infra serve

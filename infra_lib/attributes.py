@@ -42,7 +42,9 @@ def correct_responses(
     domains = sorted({example.domain for example in problems})
     solved: dict[int, dict[str, list[Example]]] = {}
     for base_seed, rows in answers[answers["correct"]].groupby("base_seed"):
-        examples = [replace(by_id[row.id], response=row.response, sentences=()) for row in each_row(rows)]
+        # One response per problem, the first that is right.
+        first = rows.drop_duplicates("id")
+        examples = [replace(by_id[row.id], response=row.response, sentences=()) for row in each_row(first)]
         solved[int(base_seed)] = {d: [ex for ex in examples if ex.domain == d] for d in domains}
     for base_seed in answers["base_seed"].unique():
         for domain in domains:
@@ -53,6 +55,25 @@ def correct_responses(
                     "large enough, or training long enough, that each domain has correct answers",
                 )
     return solved
+
+
+def reference_responses(
+    problems: Sequence[Example], base_seeds: Sequence[int]
+) -> dict[int, dict[str, list[Example]]]:
+    """Return, per base and domain, the problems with the data's own solutions.
+
+    Raises
+    ------
+    ParameterError
+        Where no problem has a solution.
+    """
+    solved: dict[str, list[Example]] = {}
+    for example in problems:
+        if example.response.strip():
+            solved.setdefault(example.domain, []).append(example)
+    if not solved:
+        raise ParameterError("target_responses", "reference", "own: no target problem comes with a solution")
+    return {seed: dict(sorted(solved.items())) for seed in base_seeds}
 
 
 def target_counts(solved: Mapping[int, Mapping[str, Sequence[Example]]]) -> pd.DataFrame:
@@ -292,8 +313,9 @@ def compare_arms(
     rows = []
     for domain, part in answers.groupby("domain"):
         wide = {
-            arm: group.assign(correct=group["correct"].astype(float)).pivot(
-                index=["base_seed", "seed"], columns="id", values="correct"
+            # Several samples of a problem count as their mean.
+            arm: group.assign(correct=group["correct"].astype(float)).pivot_table(
+                index=["base_seed", "seed"], columns="id", values="correct", aggfunc="mean"
             )
             for arm, group in part.groupby("arm")
         }

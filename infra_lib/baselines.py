@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from infra_lib.curvature import Factors, captured
+from infra_lib.distributed import shard
 from infra_lib.errors import NumericalError, ParameterError
 from infra_lib.examples import Example
 from infra_lib.models import Encoded, batches, token_log_probs
@@ -43,8 +44,9 @@ def gradient_norms(
     """
     modules = dict(model.named_modules())
     chosen = {name: modules[name] for name in names}
-    squared = np.zeros(len(encoded))
-    for batch in batches(encoded, batch_tokens=batch_tokens, pad_id=pad_id):
+    part = shard(encoded)
+    squared = np.zeros(len(part.rows))
+    for batch in batches(part.take(encoded), batch_tokens=batch_tokens, pad_id=pad_id):
         batch = batch.to(model.device)
         with captured(model, chosen) as seen:
             token_log_probs(model, batch).sum().backward()
@@ -56,6 +58,7 @@ def gradient_norms(
             else:
                 values = _curved(grads_boi, factors, name, damping, method)
             squared[list(batch.rows)] += values.double().cpu().numpy()
+    squared = part.gather_rows(squared)
     if not np.isfinite(squared).all():
         raise NumericalError("a gradient norm is not finite")
     return squared
@@ -76,12 +79,14 @@ def losses(
     model: Any, encoded: Sequence[Encoded], *, pad_id: int = 0, batch_tokens: int = 4096
 ) -> np.ndarray:
     """Return each example's mean loss per response token in nats, shape [examples]."""
-    found = np.zeros(len(encoded))
+    part = shard(encoded)
+    mine = part.take(encoded)
+    found = np.zeros(len(mine))
     with torch.no_grad():
-        for batch in batches(encoded, batch_tokens=batch_tokens, pad_id=pad_id):
+        for batch in batches(mine, batch_tokens=batch_tokens, pad_id=pad_id):
             total = -token_log_probs(model, batch.to(model.device)).sum(1).double().cpu().numpy()
-            found[list(batch.rows)] = total / [encoded[row].n_tokens for row in batch.rows]
-    return found
+            found[list(batch.rows)] = total / [mine[row].n_tokens for row in batch.rows]
+    return part.gather_rows(found)
 
 
 def lengths(encoded: Sequence[Encoded]) -> np.ndarray:

@@ -69,3 +69,11 @@ class ModelError(InfraError):
 
 class NumericalError(InfraError):
     """A computation gave NaN, infinite, all-zero or constant numbers where that means a fault."""
+
+
+class ProcessError(InfraError):
+    """Another process of the same job ended, or did not answer."""
+
+
+class InfraWarning(UserWarning):
+    """A result is kept but should not be used without a look; the command line prints it as one line."""

@@ -63,6 +63,11 @@ class Example:
         words; splits are disjoint by it.
     sentences
         Spans over ``response``; empty where the source gives none.
+    system
+        Text of the system turn, for models with a chat template.
+    scoring
+        Name of the official rule that grades it (:mod:`infra_lib.evaluate.official`); None: by ``tests``
+        where there are any, else by ``answer``.
     """
 
     id: str
@@ -75,10 +80,12 @@ class Example:
     tests: str | None = None
     question: str | None = None
     sentences: tuple[Sentence, ...] = field(default=())
+    system: str | None = None
+    scoring: str | None = None
 
 
 _REQUIRED = ("id", "domain", "prompt", "response")
-_OPTIONAL = ("difficulty", "category", "answer", "tests", "question", "sentences")
+_OPTIONAL = ("difficulty", "category", "answer", "tests", "question", "sentences", "system", "scoring")
 
 
 def to_frame(examples: Sequence[Example]) -> pd.DataFrame:
@@ -191,7 +198,18 @@ def _parse_line(path: Path, number: int, raw: bytes) -> Example:
         raise DataError(path, "must be a JSON object with id, domain, prompt, response", number)
     if missing := [key for key in _REQUIRED if key not in record]:
         raise DataError(path, f"misses {', '.join(missing)} (needed: {', '.join(_REQUIRED)})", number)
-    for key in ("id", "domain", "prompt", "response", "category", "answer", "tests", "question"):
+    for key in (
+        "id",
+        "domain",
+        "prompt",
+        "response",
+        "category",
+        "answer",
+        "tests",
+        "question",
+        "system",
+        "scoring",
+    ):
         value = record.get(key)
         if value is not None and not isinstance(value, str):
             raise DataError(path, f"{key} is {shown(value)}; it must be text", number)

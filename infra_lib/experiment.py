@@ -12,14 +12,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+import torch
+from tqdm import tqdm
 
+from infra_lib.checksums import is_intact, write_checksum
 from infra_lib.closure import code_digest
 from infra_lib.evaluate import accuracy
+from infra_lib.evaluate.generate import Engine, Sampling, TransformersEngine, VllmEngine
 from infra_lib.examples import Example
 from infra_lib.files import digest_of, file_digest, replacing
-from infra_lib.finetune import FinetuneConfig, check_weights, finetune, read_finished, run_key
+from infra_lib.finetune import FinetuneConfig, check_weights, read_finished, run_key
+from infra_lib.finetune.launch import finetune_on
 from infra_lib.jobs import run_jobs
 from infra_lib.models import load_model, load_tokenizer
+from infra_lib.pretrain import verify_base
 
 
 @dataclass(frozen=True)
@@ -36,10 +42,14 @@ class Run:
         Training examples, their weights (None: equal), and the problems of the exam.
     config
         Fine-tuning settings.
-    max_new_tokens
-        Longest answer, in tokens.
+    sampling, engine
+        How answers are drawn, and whether by ``transformers`` or ``vllm``.
+    sandbox
+        How programs are walled off while they are graded: ``auto``, ``bubblewrap`` or ``process``.
     root
         Folder that holds all runs.
+    devices
+        Processes that share the training, each with a device; more than one go through ``torchrun``.
     """
 
     arm: str
@@ -50,9 +60,12 @@ class Run:
     test: Sequence[Example]
     config: FinetuneConfig
     root: Path
-    max_new_tokens: int = 320
+    sampling: Sampling = field(default_factory=Sampling)
+    engine: str = "transformers"
     weights: Sequence[float] | None = None
     device: str = "cpu"
+    devices: int = 1
+    sandbox: str = "auto"
     labels: dict[str, str | int] = field(default_factory=dict)
 
     @property
@@ -68,14 +81,15 @@ class Run:
     @property
     def answers(self) -> Path:
         """Parquet file of the graded answers, named by model, exam and decoding."""
-        problems = [[ex.id, ex.prompt, ex.answer, ex.tests] for ex in self.test]
-        exam = digest_of([problems, self.max_new_tokens, code_digest("infra_lib.evaluate.accuracy")])
+        problems = [[ex.id, ex.prompt, ex.system, ex.answer, ex.tests, ex.scoring] for ex in self.test]
+        drawn = [self.engine, self.sampling.digest, self.sampling.samples]
+        exam = digest_of([problems, drawn, code_digest("infra_lib.evaluate.accuracy")])
         return self.root / f"{self.key[:20]}-{exam[:12]}.parquet"
 
 
 def is_done(run: Run) -> bool:
     """Return whether the run's model and answers are there and whole."""
-    return run.answers.is_file() and read_finished(run.folder, run.key) is not None
+    return is_intact(run.answers) and read_finished(run.folder, run.key) is not None
 
 
 def train_and_evaluate(run: Run) -> pd.DataFrame:
@@ -85,10 +99,11 @@ def train_and_evaluate(run: Run) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row per test problem: arm, base_seed, seed, the run's labels, id, domain, difficulty,
-        category, response, correct, reason.
+        category, sample, response, correct, reason.
     """
     if not is_done(run):
-        finetune(
+        finetune_on(
+            run.devices,
             run.base,
             run.train,
             run.config,
@@ -98,16 +113,22 @@ def train_and_evaluate(run: Run) -> pd.DataFrame:
             device=run.device,
             progress=False,
         )
-        model = load_model(run.folder, device=run.device, attn_implementation="sdpa")
         graded = accuracy.evaluate(
-            model,
-            load_tokenizer(run.folder),
+            _engine(run),
             run.test,
-            max_new_tokens=run.max_new_tokens,
+            run.sampling,
+            store=run.root / "drawn",
+            isolation=run.sandbox,
             progress=False,
         )
         with replacing(run.answers) as temporary:
             graded.to_parquet(temporary, index=False)
+        write_checksum(run.answers)
+    return read_answers(run)
+
+
+def read_answers(run: Run) -> pd.DataFrame:
+    """Return the graded answers of a finished run, with its names in front."""
     frame = pd.read_parquet(run.answers)
     names = {"arm": run.arm, "base_seed": run.base_seed, "seed": run.seed, **run.labels}
     for position, (name, value) in enumerate(names.items()):
@@ -115,10 +136,38 @@ def train_and_evaluate(run: Run) -> pd.DataFrame:
     return frame
 
 
+def _engine(run: Run) -> Engine:
+    """Return what draws the answers of a run's model."""
+    if run.engine == "vllm":
+        return VllmEngine(run.folder, devices=run.devices, identity=run.key)
+    dtype = getattr(torch, run.config.precision) if run.device.startswith("cuda") else torch.float32
+    model = load_model(run.folder, dtype=dtype, device=run.device, attn_implementation="sdpa")
+    size = 64 if run.device == "cpu" else None
+    return TransformersEngine(model, load_tokenizer(run.folder), batch_size=size, identity=run.key)
+
+
 def run_all(runs: Sequence[Run], *, processes: int = 2, progress: bool = True) -> pd.DataFrame:
-    """Do many runs in parallel processes and return all graded answers, in the order of the runs."""
-    frames = run_jobs(train_and_evaluate, runs, processes=processes, label="training runs", progress=progress)
-    return pd.concat(frames, ignore_index=True)
+    """Do many runs in parallel processes and return all graded answers, in the order of the runs.
+
+    A run whose model or answers are torn or changed is done again, with a line that says so.
+
+    Raises
+    ------
+    ModelError
+        For a base model of this project that is not the recorded one, before anything is trained.
+    """
+    for base in sorted({run.base for run in runs}):
+        if (base / "provenance.json").is_file():
+            verify_base(base)
+    missing = [run for run in runs if not is_done(run)]
+    for run in missing:
+        if run.answers.is_file() and not is_intact(run.answers):
+            tqdm.write(f"{run.answers.name} is torn or changed; the exam is taken again")
+        if run.folder.is_dir() and read_finished(run.folder, run.key) is None:
+            tqdm.write(f"the model in {run.folder.name} is torn or changed; it is trained again")
+    if missing:
+        run_jobs(train_and_evaluate, missing, processes=processes, label="training runs", progress=progress)
+    return pd.concat([read_answers(run) for run in runs], ignore_index=True)
 
 
 def identity_of(folder: Path) -> str:

@@ -36,9 +36,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from infra_lib.curvature import Factors, captured, model_fingerprint, out_by_in
+from infra_lib.curvature import Factors, model_fingerprint, out_by_in, watched
+from infra_lib.distributed import add_up, is_main, shard
 from infra_lib.errors import ModelError, NumericalError, ParameterError
-from infra_lib.models import Batch, Encoded, batches, select_log_probs, token_log_probs
+from infra_lib.models import Batch, Encoded, batches, response_log_probs, response_logits, token_log_probs
 
 Direction = Mapping[str, Tensor]
 """One tensor [out, in] per layer name."""
@@ -82,17 +83,19 @@ def target_gradient(
             parameter.requires_grad_(False)
         for weight in weights:
             weight.requires_grad_(True)
-        for batch in batches(targets, batch_tokens=batch_tokens, pad_id=pad_id):
+        mine = shard(targets).take(targets)
+        for batch in batches(mine, batch_tokens=batch_tokens, pad_id=pad_id):
             log_probs = token_log_probs(model, batch.to(model.device)).sum(1)
             if per_token:
                 log_probs = log_probs / batch.loss_mask.sum(1).to(log_probs)
             for name, grad in zip(names, torch.autograd.grad(log_probs.sum(), weights), strict=True):
-                totals[name] += grad.float() / len(targets)
+                totals[name].add_(grad.float(), alpha=1 / len(targets))
     finally:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         for parameter in trainable:
             parameter.requires_grad_(True)
+    add_up(totals.values())
     gradient = {name: out_by_in(modules[name], total) for name, total in totals.items()}
     norm = sum(float(part.square().sum()) for part in gradient.values())
     if not np.isfinite(norm) or norm == 0:
@@ -147,7 +150,8 @@ def token_scores(
 ) -> dict[str, list[np.ndarray]]:
     """Score every response token of every example on every target: the loss-term reading.
 
-    One forward-mode pass (``torch.func.jvp``) per batch; targets share its primal computation.
+    One forward-mode pass (``torch.func.jvp``) per batch; targets share its primal computation, and the
+    softmax is taken once for all of them, at the positions that predict a response token alone.
 
     Parameters
     ----------
@@ -163,32 +167,69 @@ def token_scores(
     """
     names = list(next(iter(directions.values())))
     modules = dict(model.named_modules())
-    weights = {f"{name}.weight": modules[name].weight.detach() for name in names}
+    scorer = _Scorer(model)
+    weights = {f"model.{name}.weight": modules[name].weight.detach() for name in names}
     tangents = {
-        f"{name}.weight": torch.stack(
+        f"model.{name}.weight": torch.stack(
             [out_by_in(modules[name], part[name]).to(modules[name].weight) for part in directions.values()]
         )
         for name in names
     }
-    scores: dict[str, list[np.ndarray]] = {target: [np.empty(0)] * len(encoded) for target in directions}
-    groups = batches(encoded, batch_tokens=batch_tokens, pad_id=pad_id)
-    for batch in tqdm(groups, desc="scoring tokens", unit="batch", disable=not progress):
+    part = shard(encoded)
+    scores: dict[str, list[np.ndarray]] = {target: [np.empty(0)] * len(part.rows) for target in directions}
+    groups = batches(part.take(encoded), batch_tokens=batch_tokens, pad_id=pad_id)
+    for batch in tqdm(groups, desc="scoring tokens", unit="batch", disable=not (progress and is_main())):
         batch = batch.to(model.device)
 
-        def log_probs(values: dict[str, Tensor], batch: Batch = batch) -> Tensor:
-            output = torch.func.functional_call(model, values, (), {**batch.inputs, "use_cache": False})
-            return select_log_probs(output.logits, batch)
+        def logits(values: dict[str, Tensor], batch: Batch = batch) -> Tensor:
+            return torch.func.functional_call(scorer, values, (batch,))
 
         def derivative(
-            tangent: dict[str, Tensor], log_probs: Callable[[dict[str, Tensor]], Tensor] = log_probs
-        ) -> Tensor:
-            return torch.func.jvp(log_probs, (weights,), (tangent,))[1]
+            tangent: dict[str, Tensor], logits: Callable[[dict[str, Tensor]], Tensor] = logits
+        ) -> tuple[Tensor, Tensor]:
+            return torch.func.jvp(logits, (weights,), (tangent,))[:2]
 
         with torch.no_grad():
-            derived = torch.func.vmap(derivative)(tangents).float().cpu().numpy()
+            # The stub of vmap knows no None among several outputs; the documentation does.
+            mapped = torch.func.vmap(derivative, out_dims=(None, 0))  # type: ignore[arg-type]
+            primal, tangent = mapped(tangents)
+            derived = _log_prob_derivative(primal, tangent, batch).cpu().numpy()
         _scatter(scores, derived, batch)
+    scores = part.gather(scores)
     _check(scores)
     return scores
+
+
+class _Scorer(torch.nn.Module):
+    """The response's logits [loss terms, vocabulary] as a module's output, which functional_call asks for."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        return response_logits(self.model, batch)
+
+
+def _log_prob_derivative(logits: Tensor, tangents: Tensor, batch: Batch) -> Tensor:
+    """Return d log p_y = dz_y − Σ_v p_v dz_v [targets, loss terms] from logits z and their derivatives.
+
+    Parameters
+    ----------
+    logits
+        [loss terms, vocabulary]; the probabilities are computed once for all targets.
+    tangents
+        [targets, loss terms, vocabulary].
+    """
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    probs = torch.softmax(logits.to(wide), dim=-1)
+    labels = batch.input_ids[batch.loss_mask]
+    return torch.stack(
+        [
+            part.gather(-1, labels.unsqueeze(-1)).squeeze(-1).to(wide) - (probs * part).sum(-1)
+            for part in tangents
+        ]
+    ).float()
 
 
 def position_scores(
@@ -213,21 +254,34 @@ def position_scores(
     names = list(next(iter(directions.values())))
     modules = dict(model.named_modules())
     chosen = {name: modules[name] for name in names}
-    scores: dict[str, list[np.ndarray]] = {target: [np.empty(0)] * len(encoded) for target in directions}
-    groups = batches(encoded, batch_tokens=batch_tokens, pad_id=pad_id)
-    for batch in tqdm(groups, desc="scoring positions", unit="batch", disable=not progress):
+    part = shard(encoded)
+    scores: dict[str, list[np.ndarray]] = {target: [np.empty(0)] * len(part.rows) for target in directions}
+    groups = batches(part.take(encoded), batch_tokens=batch_tokens, pad_id=pad_id)
+    for batch in tqdm(groups, desc="scoring positions", unit="batch", disable=not (progress and is_main())):
         batch = batch.to(model.device)
-        with captured(model, chosen) as seen:
-            token_log_probs(model, batch).sum().backward()
-        for target, direction in directions.items():
-            total = sum(
-                ((seen[name][0] @ direction[name].to(seen[name][0]).T) * seen[name][1]).sum(-1)
-                for name in names
-            )
-            values = total.float().cpu().numpy()  # type: ignore[union-attr]
-            real = batch.attention_mask.bool().cpu().numpy()
+        totals = {target: torch.zeros(batch.input_ids.numel(), device=model.device) for target in directions}
+        inputs: dict[str, Tensor] = {}
+
+        def contract(
+            name: str,
+            grads: Tensor,
+            inputs: dict[str, Tensor] = inputs,
+            totals: Mapping[str, Tensor] = totals,
+        ) -> None:
+            acts = inputs.pop(name).flatten(0, -2)
+            for target, direction in directions.items():
+                pulled = acts @ direction[name].to(acts).T
+                totals[target] += (pulled * grads.flatten(0, -2)).sum(-1)
+
+        # Contracted as the backward pass meets each layer: one layer's rows in memory, not all of them.
+        with watched(model, chosen, inputs.__setitem__, contract):
+            response_log_probs(model, batch).sum().backward()
+        real = batch.attention_mask.bool().cpu().numpy()
+        for target in directions:
+            values = totals[target].view(batch.input_ids.shape).cpu().numpy()
             for i, row in enumerate(batch.rows):
                 scores[target][row] = values[i][real[i]]
+    scores = part.gather(scores)
     _check(scores)
     return scores
 
@@ -265,12 +319,12 @@ def check_model(factors: Factors, model: Any) -> None:
         raise ModelError("these factors belong to another model; fit them on this one")
 
 
-def _scatter(scores: dict[str, list[np.ndarray]], derived: np.ndarray, batch: Any) -> None:
-    """Put a batch's derivatives [targets, batch, tokens] where their examples stand."""
-    mask = batch.loss_mask.cpu().numpy()
+def _scatter(scores: dict[str, list[np.ndarray]], derived: np.ndarray, batch: Batch) -> None:
+    """Put a batch's derivatives [targets, loss terms] where their examples stand."""
+    ends = batch.loss_mask.sum(1).cumsum(0).tolist()
     for k, target in enumerate(scores):
-        for i, row in enumerate(batch.rows):
-            scores[target][row] = derived[k, i][mask[i]]
+        for row, values in zip(batch.rows, np.split(derived[k], ends[:-1]), strict=True):
+            scores[target][row] = values
 
 
 def _check(scores: Mapping[str, Sequence[np.ndarray]]) -> None:

@@ -10,11 +10,13 @@ import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from typing import Any, TypeVar
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
 
 from tqdm import tqdm
 
-from infra_lib.errors import ParameterError
+from infra_lib.errors import InfraError, ParameterError
+from infra_lib.processes import end_with_parent
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -42,6 +44,8 @@ def run_jobs(
     ------
     ParameterError
         For fewer than one process.
+    InfraError
+        For a worker that was killed from outside.
     Exception
         The first error of a job, after the jobs under way have ended; finished jobs stay stored.
     """
@@ -58,6 +62,11 @@ def run_jobs(
             for future in as_completed(futures):
                 results[futures[future]] = future.result()
                 bar.update()
+        except BrokenProcessPool:
+            raise InfraError(
+                f"a process that did {label} was killed from outside, often for want of memory; "
+                f"what finished is kept (fewer side by side need less: -p processes=1, now {processes})"
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -70,27 +79,4 @@ def _use_threads(threads: int, parent: int) -> None:
 
     torch.set_num_threads(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _die_with(parent)
-
-
-def _die_with(parent: int) -> None:
-    """Ask Linux to end this process with its parent; elsewhere a watcher thread does it."""
-    import signal
-    import sys
-    import threading
-    import time
-
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(1)
-        return
-
-    def watch() -> Any:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with_parent(parent)

@@ -28,6 +28,7 @@ from transformers.utils import logging as hf_logging
 
 from infra_lib.errors import DataError, ModelError, shown
 from infra_lib.examples import Example, is_text
+from infra_lib.files import replace_folder
 
 LINEAR_TYPES = (nn.Linear, Conv1D)
 _MLP_PARENT = re.compile(r"(^|\.)(mlp|feed_forward|ffn|fc1|fc2)(\.|$)")
@@ -103,8 +104,13 @@ def _is_generic(folder: Path) -> bool:
     )
 
 
-def check_model_folder(source: str | Path) -> None:
+def check_model_folder(source: str | Path, *, weights: bool = True) -> None:
     """Raise for a local model folder that is missing or torn; hub names pass.
+
+    Parameters
+    ----------
+    weights
+        Read all weights too; False looks at the folder and its configuration alone.
 
     Raises
     ------
@@ -118,6 +124,8 @@ def check_model_folder(source: str | Path) -> None:
             return
         raise ModelError(f"{source} is neither a model folder nor a hub name such as Qwen/Qwen2.5-0.5B")
     config = _read_object(folder / "config.json")
+    if not weights:
+        return
     stored = numbers = 0
     for path in weight_files(folder):
         try:
@@ -131,7 +139,8 @@ def check_model_folder(source: str | Path) -> None:
             raise
         except Exception as error:  # a header made by anybody: see load_model
             raise ModelError(f"{path} is truncated or no safetensors file: {_first_line(error)}") from None
-    _check_sizes(folder, config, stored, numbers)
+    if weights:
+        _check_sizes(folder, config, stored, numbers)
 
 
 _COUNTS = ("num_hidden_layers", "n_layer", "num_layers")
@@ -188,8 +197,7 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    replace_folder(temporary, folder)
 
 
 def _first_line(error: Exception) -> str:
@@ -262,17 +270,7 @@ def encode(
     """
     if not (is_text(example.prompt) and is_text(example.response)):
         raise DataError(shown(example.id), "holds half a surrogate pair, which is no text")
-    if chat_template is None:
-        chat_template = bool(getattr(tokenizer, "chat_template", None))
-    if chat_template:
-        turns = [{"role": "user", "content": example.prompt}]
-        try:
-            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # a template is a program of the model folder; transformers sandboxes it
-            raise ModelError(f"the tokenizer's chat template fails: {_first_line(error)}") from error
-        prompt = list(tokenizer(text, add_special_tokens=False).input_ids)
-    else:
-        prompt = list(tokenizer(example.prompt).input_ids)
+    prompt = prompt_tokens(tokenizer, example, chat_template=chat_template)
     response, offsets = _response_tokens(tokenizer, example.response)
     if end_token:
         response.append(tokenizer.eos_token_id)
@@ -290,6 +288,55 @@ def encode(
             example.id, "has no response token that the model predicts (empty response or full context)"
         )
     return Encoded(example.id, ids, mask, tuple(kept_offsets), truncated=len(response) - len(kept))
+
+
+def prompt_tokens(tokenizer: Any, example: Example, *, chat_template: bool | None = None) -> list[int]:
+    """Return the token ids of an example's prompt, the same for training on it and for answering it.
+
+    Parameters
+    ----------
+    chat_template
+        Wrap the prompt as a user turn, after the example's system turn if it has one, up to where the
+        answer begins; None does so where the tokenizer has a template. Without a template the system
+        text and an empty line stand before the prompt.
+
+    Raises
+    ------
+    ModelError
+        Where a template is asked for and the tokenizer has none, or the template refuses the turns.
+    """
+    if chat_template is None:
+        chat_template = bool(getattr(tokenizer, "chat_template", None))
+    if chat_template:
+        return list(tokenizer(chat_text(tokenizer, example), add_special_tokens=False).input_ids)
+    text = f"{example.system}\n\n{example.prompt}" if example.system else example.prompt
+    return list(tokenizer(text).input_ids)
+
+
+def chat_text(tokenizer: Any, example: Example) -> str:
+    """Return system and user turn in the tokenizer's chat template, up to where the answer begins.
+
+    Raises
+    ------
+    ModelError
+        Where the tokenizer has no chat template, or its template refuses the turns (some know no
+        system turn).
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ModelError(
+            "the tokenizer has no chat template; use one of an instruction-tuned model, put a "
+            "chat_template.jinja into its folder, or do without (chat_template: false)"
+        )
+    turns = [{"role": "user", "content": example.prompt}]
+    if example.system:
+        turns.insert(0, {"role": "system", "content": example.system})
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # templates are programs of the model's authors and raise what they like
+        raise ModelError(
+            f"the chat template refuses example {example.id} ({_first_line(error)}); drop its system text "
+            "or do without (chat_template: false)"
+        ) from error
 
 
 def _response_tokens(tokenizer: Any, response: str) -> tuple[list[int], list[tuple[int, int]]]:
@@ -396,18 +443,46 @@ def _pad(rows: Sequence[Encoded], indices: tuple[int, ...], pad_id: int, side: s
     return Batch(input_ids, attention, loss_mask, positions, indices)
 
 
+def predicting(batch: Batch) -> Tensor:
+    """Return the positions that predict a response token [loss terms], counted through the whole batch.
+
+    Position t predicts token t + 1, so it carries a loss term where the mask of t + 1 is set.
+    """
+    carries = torch.nn.functional.pad(batch.loss_mask[:, 1:], (0, 1))
+    return carries.flatten().nonzero().squeeze(1)
+
+
+def response_logits(model: Any, batch: Batch) -> Tensor:
+    """Return the logits that predict the response's tokens [loss terms, vocabulary], in reading order.
+
+    The output head is given these positions alone: over a large vocabulary it is the dearest layer.
+    """
+    where = predicting(batch)
+    head = model.get_output_embeddings()
+
+    def select(_m: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0].flatten(0, -2).index_select(0, where).unsqueeze(0), *inputs[1:])
+
+    handle = head.register_forward_pre_hook(select)
+    try:
+        return model(**batch.inputs, use_cache=False).logits.squeeze(0)
+    finally:
+        handle.remove()
+
+
+def response_log_probs(model: Any, batch: Batch) -> Tensor:
+    """Return log p(token | tokens before) of the response's tokens [loss terms], in reading order."""
+    logits = response_logits(model, batch)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    chosen = logits.gather(-1, batch.input_ids[batch.loss_mask].unsqueeze(-1)).squeeze(-1)
+    return chosen - logits.logsumexp(-1)
+
+
 def token_log_probs(model: Any, batch: Batch) -> Tensor:
     """Return log p(token t | tokens before) [batch, tokens], 0 where ``loss_mask`` is False."""
-    logits = model(**batch.inputs, use_cache=False).logits
-    return select_log_probs(logits, batch)
-
-
-def select_log_probs(logits: Tensor, batch: Batch) -> Tensor:
-    """Return the log-probabilities of a batch's own tokens from logits [batch, tokens, vocabulary]."""
-    log_probs = torch.log_softmax(logits[:, :-1].float(), dim=-1)
-    chosen = log_probs.gather(-1, batch.input_ids[:, 1:, None]).squeeze(-1)
-    chosen = chosen * batch.loss_mask[:, 1:]
-    return torch.nn.functional.pad(chosen, (1, 0))
+    values = response_log_probs(model, batch)
+    spread = torch.zeros(batch.loss_mask.numel(), dtype=values.dtype, device=values.device)
+    return spread.index_copy(0, predicting(batch) + 1, values).view(batch.loss_mask.shape)
 
 
 def count_response_tokens(tokenizer: Any, examples: Sequence[Example]) -> Mapping[str, int]:

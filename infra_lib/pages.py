@@ -11,11 +11,14 @@ from typing import Any
 
 import pandas as pd
 
-from infra_lib import paper, tables
+from infra_lib import data_pages, paper, tables
+from infra_lib.compare import determinism
 from infra_lib.files import write_text
 from infra_lib.frames import rows as each_row
+from infra_lib.layout import STAGES
+from infra_lib.performance import write_performance
+from infra_lib.reliability import reliability_page
 from infra_lib.runner import parameters_cell, read_notebook
-from infra_lib.stage import STAGES
 from infra_lib.study import Study
 
 
@@ -31,6 +34,8 @@ def write_generated(root: Path, study: str, results: Path) -> None:
         "landing": landing(claims, accuracy, records),
         "verdict_counts": verdict_counts(claims),
         "status": status(study, records),
+        "determinism": determinism(root),
+        "reliability": reliability_page(root),
         "parameters": parameters(root),
         "by_hand": by_hand(root),
         "paper_citation": citation(),
@@ -39,6 +44,8 @@ def write_generated(root: Path, study: str, results: Path) -> None:
         "paper_numbers": paper.numbers_table(),
         "paper_unknown": paper.bullet_list("unknown"),
         "paper_confounds": paper.bullet_list("confounds"),
+        **data_pages.fragments(),
+        **write_performance(root, results),
     }
     for name, text in fragments.items():
         write_text(results / "generated" / f"{name}.md", text.rstrip() + "\n")

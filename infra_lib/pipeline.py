@@ -7,25 +7,33 @@ book is then built from the results of one study.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
+from infra_lib.checksums import write_manifest
 from infra_lib.closure import imported, module_files
-from infra_lib.errors import DataError, InfraError, ParameterError
-from infra_lib.files import write_json, write_text
+from infra_lib.errors import InfraError, ParameterError
+from infra_lib.evaluate.sandbox import resolve
+from infra_lib.files import (
+    read_sealed,
+    recover_folder,
+    remove_leftovers,
+    replace_folder,
+    write_sealed,
+    write_text,
+)
+from infra_lib.layout import STAGES, read_provenance, stage_folder
+from infra_lib.plan.hardware import Machine, gpu_machine, this_machine
+from infra_lib.processes import FORCE_VARIABLE, RUN_VARIABLE, holding, terminate_as_interrupt
 from infra_lib.published import check_fragments, published_notebook
-from infra_lib.reading import load_json
-from infra_lib.runner import declared_parameters, notebook_path, why_stale
-from infra_lib.stage import STAGES, read_provenance, replace_folder, stage_folder
-from infra_lib.study import Study, load_study, make_study, unknown
+from infra_lib.runner import declared_parameters, notebook_path, stage_damage, why_stale
+from infra_lib.study import Study, make_study, unknown
 
 
 def find_stages(names: Sequence[str]) -> list[str]:
@@ -39,94 +47,102 @@ def find_stages(names: Sequence[str]) -> list[str]:
     return found or list(STAGES)
 
 
-def open_study(root: Path, name: str, overrides: dict[str, Any]) -> Study:
-    """Load a study and keep its resolved parameters where the stages' rules read them."""
-    study = load_study(root / "notebooks" / "studies", name, overrides)
-    folder = stage_folder(study.study, ".", root).resolve()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "study.json", study.model_dump())
-    except OSError as error:
-        raise ParameterError(
-            "study", name, f"one whose folder can be written ({folder}: {error.strerror})"
-        ) from None
-    return study
-
-
 def resolved_study(root: Path, name: str) -> Study:
-    """Return the study as it was last opened."""
-    path = stage_folder(name, "study.json", root)
-    values = load_json(path)
-    if not isinstance(values, dict):
-        raise DataError(path, "must be an object of parameter names and values; run the study again")
-    return make_study(values)
+    """Return the study as its run keeps it for the stages' rules."""
+    return make_study(read_sealed(stage_folder(name, "study.json", root)))
 
 
 @contextmanager
 def locked(root: Path, study: Study) -> Iterator[None]:
-    """Hold the study's lock; a second run of the same study is told so instead of disturbing the first."""
-    path = stage_folder(study.study, ".lock", root)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as stream:
+    """Hold a study's lock, with its parameters kept for the rules and what a cut-off run left put in order.
+
+    A second run of the same study is told so, and changes nothing of the first.
+
+    Raises
+    ------
+    InfraError
+        For a study that another process runs.
+    ParameterError
+        For a folder that cannot be written.
+    """
+    folder = stage_folder(study.study, ".", root).resolve()
+    with ExitStack() as held:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.seek(0)
-            raise InfraError(
-                f"study {study.study} is being run by process {stream.read().strip() or 'unknown'}; "
-                "wait for it, or give this run another name with -p study=NAME"
-            ) from None
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(holding(folder / ".lock", f"study {study.study}"))
+            remove_leftovers(folder)
+            for stage in STAGES:
+                recover_folder(folder / stage)
+            write_sealed(folder / "study.json", study.model_dump())
+        except OSError as error:
+            valid = f"one whose folder can be written ({folder}: {error.strerror})"
+            raise ParameterError("study", study.study, valid) from None
         yield
 
 
-def run(
-    root: Path, study: Study, stages: Sequence[str], *, dry_run: bool = False, force: bool = False
-) -> int:
+def run(root: Path, study: Study, stages: Sequence[str], *, force: bool = False) -> int:
     """Let Snakemake run the stages and what they need; return its exit status.
 
     Snakemake goes by times and parameters; content has the last word: the stamp of a stage whose results
     no longer hold is taken away first, and the runner reuses those that still do.
     """
+    check_sandbox(root, study, stages)
     stamps = {stage: stamp(root, study.study, stage) for stage in STAGES}
     for stage in STAGES:
         if why_stale(root, stage, study):
             stamps[stage].unlink(missing_ok=True)
     before = {stage: path.stat().st_mtime_ns for stage, path in stamps.items() if path.exists()}
     targets = [str(stamps[stage]) for stage in stages]
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        str(root / "workflow" / "Snakefile"),
-        "--directory",
-        str(stage_folder(study.study, "work", root)),
-        "--cores",
-        "1",
-        "--nolock",
-        "--rerun-incomplete",
-        "--rerun-triggers",
-        "mtime",
-        "params",
-        "input",
-        "--quiet",
-        "all" if not dry_run else "progress",
-        "--config",
-        f"root={root}",
-        f"study={study.study}",
-    ]
-    command += ["--dry-run"] if dry_run else []
-    command += ["--forcerun", *targets] if force else []
+    command = _snakemake(root, study, targets, force=force)
     stage_folder(study.study, "work", root).mkdir(parents=True, exist_ok=True)
-    code = subprocess.run([*command, "--", *targets], check=False).returncode
+    environment = {**os.environ, RUN_VARIABLE: str(os.getpid()), FORCE_VARIABLE: ""}
+    if force:
+        environment[FORCE_VARIABLE] = ",".join(stages)
+    with terminate_as_interrupt():
+        code = subprocess.run(command, check=False, env=environment).returncode
     asked = {*stages, *(needed for stage in stages for needed in STAGES[stage])}
     for stage in sorted(asked):
         if stage in before and stamps[stage].exists() and stamps[stage].stat().st_mtime_ns == before[stage]:
             print(f"reused  {stage}: nothing that it depends on has changed", flush=True)
     return code
+
+
+def check_sandbox(root: Path, study: Study, stages: Sequence[str]) -> None:
+    """Make sure, before long work, that what must run can wall off the programs that it grades.
+
+    Raises
+    ------
+    SandboxError
+        Where it cannot, with the one command to type.
+    """
+    asked = {*stages, *(needed for stage in stages for needed in STAGES[stage])}
+    grading = [stage for stage in STAGES if stage in asked and "sandbox" in declared_parameters(root, stage)]
+    if any(why_stale(root, stage, study) for stage in grading):
+        resolve(study.sandbox)
+
+
+def _snakemake(root: Path, study: Study, targets: Sequence[str], *, force: bool) -> list[str]:
+    options = {
+        "--snakefile": [str(root / "workflow" / "Snakefile")],
+        "--directory": [str(stage_folder(study.study, "work", root))],
+        "--cores": ["1"],
+        "--nolock": [],
+        "--rerun-incomplete": [],
+        # The default one writes files for a solver, which a full temporary folder fails.
+        "--scheduler": ["greedy"],
+        "--rerun-triggers": ["mtime", "params", "input"],
+        "--quiet": ["all"],
+        "--config": [f"root={root}", f"study={study.study}"],
+    }
+    forced = ["--forcerun", *targets] if force else []
+    words = [word for option, values in options.items() for word in (option, *values)]
+    return [sys.executable, "-m", "snakemake", *words, *forced, "--", *targets]
+
+
+def last_log(root: Path, study: str) -> Path | None:
+    """Return the log of Snakemake's last run, which says why it stopped where no notebook did."""
+    logs = sorted(stage_folder(study, "work", root).glob(".snakemake/log/*.log"))
+    return logs[-1] if logs else None
 
 
 def stamp(root: Path, study: str, stage: str) -> Path:
@@ -161,6 +177,47 @@ def status(root: Path, study: Study) -> list[tuple[str, str, str]]:
         else:
             rows.append((stage, "to run", "; ".join(reasons[:3])))
     return rows
+
+
+def machine_of(study: Study, *, gpus: int = -1, memory: str | None = None, kind: str = "h100") -> Machine:
+    """Return the machine to plan for: so many GPUs, or what the study's device says."""
+    if gpus > 0 or memory is not None or (gpus < 0 and study.device.startswith("cuda")):
+        return gpu_machine(kind, gpus if gpus > 0 else study.devices_per_run, memory)
+    return this_machine(study.processes)
+
+
+def dry_run(root: Path, study: Study) -> list[str]:
+    """Return every step with its state, its inputs and its estimated cost, without running anything."""
+    from infra_lib.plan.hardware import duration, gib
+    from infra_lib.plan.report import plan_study
+
+    lines: list[str] = []
+    try:
+        plan = plan_study(study, root, machine_of(study))
+        costs = {stage: [s for s in plan.steps if s.notebook == stage] for stage in STAGES}
+        closing = plan.lines()
+    except InfraError as error:
+        costs, closing = {}, [f"no estimate: {error}"]
+    for stage, state, note in status(root, study):
+        lines.append(f"{stage:24} {state:7} {note}")
+        inputs = [*STAGES[stage], *stage_sources(stage, study)]
+        lines.append(f"{'':24} reads   {', '.join(inputs) or 'parameters alone'}")
+        for step in costs.get(stage, []):
+            lines.append(
+                f"{'':24} {step.what}: {duration(step.seconds)}, {gib(step.peak_bytes)} a device; {step.note}"
+            )
+    return [*lines, *closing]
+
+
+def stage_sources(stage: str, study: Study) -> list[str]:
+    """Return the data sets and models that a stage reads from outside the study."""
+    if stage == "01_data":
+        from infra_lib.study_data import sources_of
+
+        return list(dict.fromkeys(name for names in sources_of(study).values() for name in names))
+    if stage == "02_base_model":
+        return [study.base_model or study.base_folder]
+    return []
 
 
 def clean(root: Path, study: str | None) -> list[Path]:
@@ -202,8 +259,8 @@ def gather(root: Path, study: str) -> Path:
     new.mkdir(parents=True)
     for stage in STAGES:
         folder = stage_folder(study, stage, root)
-        if read_provenance(folder) is None or not (folder / "notebook.ipynb").is_file():
-            raise InfraError(f"the book needs {stage}, which has not run: `infra run --study {study}`")
+        if problem := stage_damage(folder):
+            raise InfraError(f"the book needs {stage}: {problem}; `infra run --study {study}`")
         write_text(new / f"{stage}.ipynb", published_notebook(root, stage, folder / "notebook.ipynb"))
         for kind in ("figures", "tables", "data"):
             if (folder / kind).is_dir():
@@ -211,6 +268,7 @@ def gather(root: Path, study: str) -> Path:
         shutil.copy2(folder / "provenance.json", new / f"{stage}.provenance.json")
     write_generated(root, study, new)
     check_fragments(new)
+    write_manifest(new)
     replace_folder(new, root / "book" / "results")
     return root / "book" / "results"
 
@@ -237,4 +295,5 @@ def build_book(root: Path, study: str) -> Path:
     done = subprocess.run(command, cwd=root, check=False, capture_output=True, text=True)
     if done.returncode:
         raise InfraError(f"the book did not build:\n{(done.stderr or done.stdout)[-4000:]}")
+    write_manifest(root / "_build" / "html")
     return root / "_build" / "html" / "index.html"

@@ -8,7 +8,6 @@ the work. A base folder holds ``model.safetensors``, the configuration, the toke
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,8 +17,9 @@ from typing import Any
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM, Trainer, set_seed
 
-from infra_lib.errors import ModelError, ParameterError
-from infra_lib.files import file_digest, write_json
+from infra_lib.checksums import damage, folder_digests
+from infra_lib.errors import DataError, ModelError, ParameterError
+from infra_lib.files import file_digest, read_sealed, replace_folder, write_sealed
 from infra_lib.finetune import train_quietly, trainer_arguments
 from infra_lib.jobs import run_jobs
 from infra_lib.models import save_model
@@ -126,7 +126,7 @@ def pretrain(config: PretrainConfig, seed: int, folder: Path, *, progress: bool 
     ]
     final = work / "final"
     save_model(model, tokenizer, final)
-    write_json(
+    write_sealed(
         final / "provenance.json",
         {
             "what": "base model, pretrained on the small world's broad mix",
@@ -138,12 +138,11 @@ def pretrain(config: PretrainConfig, seed: int, folder: Path, *, progress: bool 
             "curve": curve,
             "seconds": round(result.metrics["train_runtime"], 1),
             "weights_sha256": file_digest(final / "model.safetensors"),
+            "files": folder_digests(final),
             "environment": environment(),
         },
     )
-    if folder.exists():
-        shutil.rmtree(folder)
-    final.rename(folder)
+    replace_folder(final, folder)
     shutil.rmtree(work)
     return folder
 
@@ -175,21 +174,23 @@ def pack(config: PretrainConfig, seed: int, tokenizer: Any) -> torch.Tensor:
 
 
 def verify_base(folder: Path) -> dict[str, Any]:
-    """Return the provenance of a base model after checking that its weights are the recorded ones.
+    """Return the provenance of a base model after checking that its files are the recorded ones.
 
     Raises
     ------
     ModelError
-        For a folder that is missing, incomplete, or whose weights differ from the record.
+        For a folder that is missing, incomplete, or of which a file differs from the record.
     """
     try:
-        record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-        digest = file_digest(folder / "model.safetensors")
-    except (OSError, ValueError) as error:
+        record = read_sealed(folder / "provenance.json")
+    except OSError as error:
         raise ModelError(f"{folder} holds no complete base model ({error}); `make base` trains it") from None
-    if digest != record.get("weights_sha256"):
+    except DataError as error:
+        raise ModelError(f"{error}; `make base` trains the base model again") from None
+    if damaged := damage(folder, record["files"]):
         raise ModelError(
-            f"{folder}/model.safetensors is not the file that was recorded; `make base` trains it again"
+            f"{folder}/{damaged[0]} is not the file that was recorded; restore it from version control, "
+            "or train it again with `make base`"
         )
     return record
 

@@ -77,8 +77,9 @@ def _processor() -> str:
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
-    """Return commit, versions, device and operating system."""
+    """Return commit, versions, device, threads of a process (as ``OMP_NUM_THREADS``) and operating system."""
     return {
+        "threads": int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1),
         "commit": commit(),
         "versions": versions(),
         "device": device_name(device),

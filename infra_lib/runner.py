@@ -9,25 +9,24 @@ module stage by stage; it can be called alone as well.
 from __future__ import annotations
 
 import ast
-import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from infra_lib.checksums import damage
 from infra_lib.closure import LIBRARY, imported, module_files, program_digest, source_digest
-from infra_lib.errors import InfraError
-from infra_lib.files import digest_of, file_digest, replacing, write_json
-from infra_lib.provenance import versions
-from infra_lib.stage import (
-    ROOT_VARIABLE,
+from infra_lib.errors import DataError, InfraError
+from infra_lib.files import digest_of, file_digest, read_sealed, replacing, write_sealed
+from infra_lib.kernel import describe_kernel, kernel_environment
+from infra_lib.layout import (
     STAGES,
     damaged_files,
     data_digest,
     read_provenance,
     stage_folder,
 )
+from infra_lib.provenance import versions
 from infra_lib.study import WITHOUT_EFFECT, Study
 
 
@@ -112,19 +111,33 @@ def input_files(root: Path, stage: str, study: Study) -> list[Path]:
     return []
 
 
+def stage_damage(folder: Path) -> str | None:
+    """Return what is torn, changed or missing in a stage's results, in words; None where all is whole.
+
+    A stage whose notebook was executed by hand has no record of what it depended on, and is whole too.
+    """
+    record_path, depends_path = folder / "provenance.json", folder / "depends.json"
+    if not record_path.exists() or not (folder / "notebook.ipynb").exists():
+        return "it has not run"
+    try:
+        damaged = damaged_files(folder, read_sealed(record_path))
+        if depends_path.exists():
+            damaged += damage(folder, {"notebook.ipynb": str(read_sealed(depends_path).get("executed"))})
+    except DataError as error:
+        return f"{error.path.name} {error.problem}"
+    except OSError as error:
+        return f"{Path(str(error.filename)).name} cannot be read ({error.strerror})"
+    return f"{damaged[0]} is missing or changed since it was written" if damaged else None
+
+
 def why_stale(root: Path, stage: str, study: Study) -> list[str]:
     """Return why a stage must run, one reason a line; empty where its results can be reused."""
     folder = stage_folder(study.study, stage, root)
-    record = read_provenance(folder)
-    try:
-        kept = json.loads((folder / "depends.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return ["it has not run"]
-    if record is None or not (folder / "notebook.ipynb").is_file():
-        return ["it has not run"]
-    if damaged := damaged_files(folder, record):
-        return [f"{damaged[0]} is missing or changed since it was written"]
-    return differences(kept, dependencies(root, stage, study))
+    if problem := stage_damage(folder):
+        return [problem]
+    if not (folder / "depends.json").exists():
+        return ["its notebook was executed by hand, or was cut off at its end"]
+    return differences(read_sealed(folder / "depends.json"), dependencies(root, stage, study))
 
 
 def differences(kept: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -164,31 +177,61 @@ def run_stage(root: Path, stage: str, study: Study, *, force: bool = False, prog
     with replacing(folder / "notebook.ipynb") as temporary:
         temporary.write_bytes(executed.read_bytes())
     executed.unlink()
-    write_json(folder / "depends.json", depends)
+    write_sealed(folder / "depends.json", {**depends, "executed": file_digest(folder / "notebook.ipynb")})
     return True
 
 
 def _execute(root: Path, stage: str, study: Study, *, progress: bool) -> Path:
-    """Execute a notebook with papermill and return the executed copy."""
-    import jupytext
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
-
+    """Execute a stage's notebook and return the executed copy."""
     values = study.model_dump()
     parameters = {name: values[name] for name in declared_parameters(root, stage)}
     work = stage_folder(study.study, "work", root)
+    return execute(root, stage, parameters, work, folder=root, progress=progress)
+
+
+def execute(
+    root: Path,
+    stage: str,
+    parameters: Mapping[str, Any],
+    work: Path,
+    *,
+    folder: Path,
+    progress: bool,
+    hint: str = "training runs and factors that finished are kept",
+) -> Path:
+    """Execute a notebook with papermill and return the executed copy, which lies in ``work``.
+
+    Parameters
+    ----------
+    stage
+        Name of a file of ``notebooks/``.
+    folder
+        Where its kernel starts.
+    hint
+        What is kept where the kernel is killed from outside.
+
+    Raises
+    ------
+    NotebookFailed
+        Naming the error and the executed notebook that was kept.
+    """
+    import jupytext
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
     work.mkdir(parents=True, exist_ok=True)
     source, executed = work / f"{stage}.source.ipynb", work / f"{stage}.ipynb"
     jupytext.write(read_notebook(root, stage), source, fmt="ipynb")
-    with _environment(root):
+    with kernel_environment(root):
         try:
             papermill.execute_notebook(
                 str(source),
                 str(executed),
-                parameters=parameters,
-                kernel_name=_kernel(root),
+                parameters=dict(parameters),
+                kernel_name=describe_kernel(root),
                 language="python",
-                cwd=str(root),
+                cwd=str(folder),
                 progress_bar=False,
                 stdout_file=sys.stdout if progress else None,
                 stderr_file=sys.stderr if progress else None,
@@ -197,40 +240,10 @@ def _execute(root: Path, stage: str, study: Study, *, progress: bool) -> Path:
             raise NotebookFailed(
                 f"{stage} failed: {error.ename}: {error.evalue}\nThe executed notebook is kept in {executed}"
             ) from None
+        except DeadKernelError:
+            raise NotebookFailed(
+                f"{stage} failed: its kernel was killed from outside, often for want of memory; {hint}"
+            ) from None
         finally:
             source.unlink(missing_ok=True)
     return executed
-
-
-class _environment:
-    """Set the variables that a kernel inherits, and take them back."""
-
-    def __init__(self, root: Path) -> None:
-        self._values = {
-            ROOT_VARIABLE: str(root),
-            "JUPYTER_PATH": str(root / "_build" / "jupyter"),
-            "PYTHONHASHSEED": "0",
-            "TOKENIZERS_PARALLELISM": "false",
-            "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-            "MPLBACKEND": "agg",
-            "PYTHONWARNINGS": "ignore:IProgress",
-        }
-
-    def __enter__(self) -> None:
-        self._before = {name: os.environ.get(name) for name in self._values}
-        os.environ.update(self._values)
-
-    def __exit__(self, *_: object) -> None:
-        for name, value in self._before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _kernel(root: Path) -> str:
-    """Describe a kernel that is this very interpreter, whatever kernels the user has installed."""
-    folder = root / "_build" / "jupyter" / "kernels" / "infra"
-    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    write_json(folder / "kernel.json", {"argv": command, "display_name": "Python 3", "language": "python"})
-    return "infra"

@@ -4,14 +4,7 @@ A notebook opens its stage after its parameters, reads what earlier stages wrote
 tables, figures and fragments for the book, and closes the stage. Until it is closed,
 everything lies in a folder beside the final one, so that nothing looks complete that is
 not; files are checked against their recorded digests before they are used.
-
-Layout of a study's results::
-
-    _build/studies/<study>/<stage>/data/*.parquet, *.json
-                                   figures/<name>.{svg,png,csv,md}
-                                   tables/<name>.md
-                                   provenance.json
-    _build/studies/<study>/runs/   training runs, named by what they depend on
+Where everything lies is said in :mod:`infra_lib.layout`.
 """
 
 from __future__ import annotations
@@ -20,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,92 +23,20 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra_lib.errors import DataError, InfraError, ParameterError
-from infra_lib.files import digest_of, file_digest, write_json, write_text
+from infra_lib.checksums import folder_digests
+from infra_lib.errors import DataError, ParameterError
+from infra_lib.files import replace_folder, write_json, write_sealed, write_text
+from infra_lib.layout import (
+    STAGES,
+    damaged_files,
+    data_digest,
+    project_root,
+    read_provenance,
+    stage_folder,
+)
 from infra_lib.provenance import environment
 from infra_lib.reading import load_json, load_table
 from infra_lib.study import Study, make_study, unknown
-
-ROOT_VARIABLE = "INFRA_PROJECT"
-"""Environment variable that names the project folder; by default it is found from the current one."""
-
-STAGES: dict[str, tuple[str, ...]] = {
-    "01_data": (),
-    "02_base_model": (),
-    "03_finetune_evaluate": ("01_data", "02_base_model"),
-    "04_example_influence": ("01_data", "03_finetune_evaluate"),
-    "05_reweighting_arms": ("01_data", "02_base_model", "03_finetune_evaluate"),
-    "06_summary": (
-        "01_data",
-        "02_base_model",
-        "03_finetune_evaluate",
-        "04_example_influence",
-        "05_reweighting_arms",
-    ),
-}
-"""The notebooks in order, and the stages that each reads from."""
-
-
-def project_root() -> Path:
-    """Return the project folder: ``INFRA_PROJECT``, or the first one upwards with ``notebooks/studies``."""
-    if named := os.environ.get(ROOT_VARIABLE):
-        return Path(named).resolve()
-    here = Path.cwd().resolve()
-    for folder in (here, *here.parents):
-        if (folder / "notebooks" / "studies").is_dir():
-            return folder
-    raise InfraError(
-        f"no project in {here} or above it: run this in the project's folder, or set {ROOT_VARIABLE}"
-    )
-
-
-def stage_folder(study: str, stage: str, root: Path | None = None) -> Path:
-    """Return the folder of a stage's results."""
-    return (root or project_root()) / "_build" / "studies" / study / stage
-
-
-RECORD = {
-    "stage": str,
-    "study": str,
-    "parameters": dict,
-    "effective": dict,
-    "seeds": dict,
-    "environment": dict,
-    "started": str,
-    "seconds": int | float,
-    "reads": dict,
-    "summary": list,
-    "files": dict,
-}
-"""Fields of a provenance record and their types."""
-
-
-def read_provenance(folder: Path) -> dict[str, Any] | None:
-    """Return a finished stage's provenance record, or None where there is none, or something else."""
-    try:
-        record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(record, dict) or not all(isinstance(record.get(k), t) for k, t in RECORD.items()):
-        return None
-    where = [record["environment"].get(name) for name in ("commit", "device")]
-    texts = [*record["summary"], *record["files"].values(), *where]
-    return record if all(isinstance(text, str) for text in texts) else None
-
-
-def damaged_files(folder: Path, record: Mapping[str, Any]) -> list[str]:
-    """Return the recorded files of a stage that are missing or differ from their digest."""
-    return [
-        name
-        for name, digest in record["files"].items()
-        if not (folder / name).is_file() or file_digest(folder / name) != digest
-    ]
-
-
-def data_digest(record: Mapping[str, Any]) -> str:
-    """Return the digest of a stage's data files and parameters: what later stages can depend on."""
-    data = {name: digest for name, digest in record["files"].items() if name.startswith("data/")}
-    return digest_of({"data": data, "effective": record["effective"]})
 
 
 def open_stage(name: str, namespace: Mapping[str, Any]) -> Stage:
@@ -153,7 +74,8 @@ def open_stage(name: str, namespace: Mapping[str, Any]) -> Stage:
             )
         if damaged := damaged_files(folder, record):
             raise DataError(
-                folder / damaged[0], f"is missing or changed since it was written; run {needed} again"
+                folder / damaged[0],
+                f"is missing or changed since it was written: `infra run {needed[:2]} --study {study}`",
             )
         inherited |= record["effective"]
         upstream[needed] = record
@@ -200,6 +122,7 @@ class Stage:
         shutil.rmtree(self._part, ignore_errors=True)
         self._part.mkdir(parents=True)
         self._summary: list[str] = []
+        self._kept: dict[str, str] = {}
         self._started = time.perf_counter()
         self._start_time = datetime.now(UTC)
         self.runs = self._final.parent / "runs"
@@ -290,6 +213,12 @@ class Stage:
         """Add lines to the summary that is printed after a run."""
         self._summary += list(lines)
 
+    def keep_models(self, folders: Iterable[Path]) -> None:
+        """Note models of :attr:`runs` that later stages read: if one changes, this stage runs again."""
+        for folder in folders:
+            where = os.path.relpath(folder, self._final)
+            self._kept |= {f"{where}/{name}": digest for name, digest in folder_digests(folder).items()}
+
     @property
     def folder(self) -> Path:
         """Where the results are once the stage is closed."""
@@ -297,11 +226,6 @@ class Stage:
 
     def close(self) -> None:
         """Record provenance and put the results in place, in one step."""
-        files = {
-            str(path.relative_to(self._part)): file_digest(path)
-            for path in sorted(self._part.rglob("*"))
-            if path.is_file()
-        }
         record = {
             "stage": self.name,
             "study": self.params.study,
@@ -313,9 +237,10 @@ class Stage:
             "seconds": round(time.perf_counter() - self._started, 1),
             "reads": {name: data_digest(upstream) for name, upstream in self._upstream.items()},
             "summary": self._summary,
-            "files": files,
+            "files": folder_digests(self._part),
+            "kept": self._kept,
         }
-        write_json(self._part / "provenance.json", record)
+        write_sealed(self._part / "provenance.json", record)
         replace_folder(self._part, self._final)
 
     def _effective(self) -> dict[str, Any]:
@@ -325,16 +250,6 @@ class Stage:
             names |= set(record["effective"])
         values = self.params.model_dump()
         return {name: values[name] for name in sorted(names - {"study", "processes"})}
-
-
-def replace_folder(new: Path, old: Path) -> None:
-    """Put a finished folder in the place of an old one; a crash leaves the old or the new, whole."""
-    aside = old.with_name(f".{old.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
-    if old.exists():
-        old.rename(aside)
-    new.rename(old)
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _set_display() -> None:

@@ -20,9 +20,12 @@ from infra_lib.errors import DataError, ParameterError
 
 Level = Annotated[int, Field(ge=1, le=5)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Sources = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 
-WITHOUT_EFFECT = frozenset({"study", "processes"})
+WITHOUT_EFFECT = frozenset(
+    {"study", "processes", "devices_per_run", "sandbox", "expected_prompt_tokens", "expected_response_tokens"}
+)
 """Parameters that change where and how fast results come, and not what they are."""
 
 
@@ -39,6 +42,28 @@ class Study(BaseModel):
     )
     seed: int = Field(0, ge=0, lt=2**31, description="a whole number, 0 or more")
 
+    train_sources: Sources = Field(
+        ["small_world"], description="a list of small_world, data sets of the catalog, or .jsonl files"
+    )
+    pool_sources: Sources = Field(
+        ["small_world"], description="a list of small_world, data sets of the catalog, or .jsonl files"
+    )
+    target_sources: Sources = Field(
+        ["small_world"], description="a list of small_world, benchmarks of the catalog, or .jsonl files"
+    )
+    test_sources: Sources = Field(
+        ["small_world"], description="a list of small_world, benchmarks of the catalog, or .jsonl files"
+    )
+    data_folder: str = Field(
+        "",
+        description="empty (load from the hub) or a folder with a subfolder per data set",
+    )
+    data_revisions: dict[str, str] = Field(
+        {}, description="a mapping from data set names to branches, tags or commits of the hub"
+    )
+    difficulty_from: Literal["labels", "length"] = Field(
+        "labels", description="labels (what the data give) or length (fifths of the response's length)"
+    )
     difficulties: list[Level] = Field(
         [1, 2, 3, 4, 5], min_length=1, description="a list of distinct whole numbers from 1 to 5"
     )
@@ -50,6 +75,12 @@ class Study(BaseModel):
     mend_fraction: Fraction = Field(0.5, description="a number from 0 to 1")
     conversational_fraction: Fraction = Field(0.5, description="a number from 0 to 1")
 
+    base_model: str = Field(
+        "", description="empty (the base models of base_folder), a Hugging Face folder, or a hub name"
+    )
+    model_revision: str = Field(
+        "", description="empty (the main branch) or a commit, tag or branch of the hub"
+    )
     base_folder: str = Field(
         "records/base", min_length=1, description="a folder with one base model per seed (seed0, seed1, …)"
     )
@@ -62,13 +93,57 @@ class Study(BaseModel):
     learning_rate: float = Field(1e-3, gt=0, le=1, description="a number above 0, at most 1")
     warmup_fraction: Fraction = Field(0.05, description="a number from 0 to 1")
     weight_decay: float = Field(0.01, ge=0, le=1, description="a number from 0 to 1")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="linear, cosine or constant"
+    )
+    max_tokens: int | None = Field(
+        None, ge=1, description="a whole number, 1 or more, or null to cut nothing"
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="float32, bfloat16 or float16 (the last on cuda alone)"
+    )
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = Field(
+        "sdpa", description="sdpa, eager, flash_attention_2 or flex_attention"
+    )
+    gradient_accumulation: int | None = Field(
+        None, ge=1, description="a whole number, 1 or more, or null to choose it by the batch size"
+    )
+    gradient_checkpointing: bool = Field(False, description="true or false")
+    packing: bool = Field(False, description="true or false")
+    fsdp: bool = Field(False, description="true or false (true needs cuda and devices_per_run)")
+    checkpoint_steps: int | None = Field(
+        None, ge=1, description="a whole number, 1 or more, or null for one checkpoint an epoch"
+    )
+    lora_rank: int = Field(0, ge=0, description="a whole number, 0 (train every weight) or more")
+    lora_alpha: float | None = Field(None, gt=0, description="a number above 0, or null for twice lora_rank")
+    lora_targets: list[str] = Field(
+        ["all-linear"], min_length=1, description="a list of names of linear layers, or [all-linear]"
+    )
+    devices_per_run: int = Field(1, ge=1, description="a whole number, 1 or more")
     fine_tune_seeds: Seeds = Field(
         [0, 1, 2], description="a non-empty list of distinct whole numbers, 0 or more"
     )
     max_new_tokens: int = Field(320, ge=1, le=100_000, description="a whole number from 1 to 100000")
 
+    samples: int = Field(1, ge=1, description="a whole number, 1 or more (1 where temperature is 0)")
+    temperature: float = Field(0.0, ge=0, description="0 (greedy) or a number above")
+    top_p: float = Field(1.0, gt=0, le=1, description="a number above 0, at most 1")
+    engine: Literal["transformers", "vllm"] = Field("transformers", description="transformers or vllm")
+
+    target_responses: Literal["own", "reference"] = Field(
+        "own", description="own (the model's correct answers) or reference (the data's own solutions)"
+    )
     damping: float = Field(0.1, gt=0, description="a number above 0 (a multiple of the mean eigenvalue)")
     factor_labels: Literal["sampled", "empirical"] = Field("sampled", description="sampled or empirical")
+
+    method_examples: int = Field(64, ge=4, description="a whole number, 4 or more")
+    method_dampings: list[Annotated[float, Field(gt=0)]] = Field(
+        [0.001, 0.01, 0.1, 1.0, 10.0, 100.0],
+        min_length=2,
+        description="a list of two or more distinct numbers above 0",
+    )
+    refine_passes: int = Field(6, ge=1, le=1000, description="a whole number from 1 to 1000")
+    refine_batch: int = Field(16, ge=1, description="a whole number, 1 or more")
 
     arms: list[Literal["uniform", "flip", "reverse", "hard_hard", "easy_easy"]] = Field(
         ["uniform", "flip", "reverse"],
@@ -81,7 +156,17 @@ class Study(BaseModel):
 
     bootstrap_samples: int = Field(2000, ge=100, description="a whole number, 100 or more")
     confidence: float = Field(0.95, gt=0, lt=1, description="a number between 0 and 1, such as 0.95")
+    expected_prompt_tokens: int = Field(
+        0, ge=0, description="a whole number; 0 measures it where the data are at hand (for plans alone)"
+    )
+    expected_response_tokens: int = Field(
+        0, ge=0, description="a whole number; 0 measures it where the data are at hand (for plans alone)"
+    )
     processes: int = Field(2, ge=1, le=1024, description="a whole number, 1 or more")
+    sandbox: Literal["auto", "bubblewrap", "process"] = Field(
+        "auto",
+        description="auto or bubblewrap (programs run in namespaces or not), or process (limits alone)",
+    )
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:0")
 
     @model_validator(mode="before")
@@ -100,10 +185,14 @@ class Study(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
-        for name in ("difficulties", "base_seeds", "fine_tune_seeds", "arms"):
+        for name in ("difficulties", "base_seeds", "fine_tune_seeds", "method_dampings", "arms"):
             value = getattr(self, name)
             if len(set(value)) != len(value):
                 raise ParameterError(name, value, "free of repetitions")
+        if self.samples > 1 and self.temperature == 0:
+            raise ParameterError("samples", self.samples, "1 where temperature is 0 (greedy)")
+        if self.base_model and len(self.base_seeds) > 1:
+            raise ParameterError("base_seeds", self.base_seeds, "one seed where base_model is given")
         if len(self.easy) != len(self.hard) or set(self.easy) & set(self.hard):
             raise ParameterError(
                 "hard", self.hard, f"as long as easy ({self.easy}) and share no level with it"
@@ -113,6 +202,33 @@ class Study(BaseModel):
                 "difficulties", self.difficulties, f"complete: easy and hard name {missing} too"
             )
         return self
+
+    def sampling(self) -> Any:
+        """Return how answers are drawn in this study."""
+        from infra_lib.evaluate.generate import Sampling
+
+        return Sampling(
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            samples=self.samples,
+            seed=self.seed,
+        )
+
+    def base_of(self, base_seed: int, root: Path) -> Path:
+        """Return the folder from which fine-tuning starts: the study's model, or a seed's base model.
+
+        Raises
+        ------
+        ModelError
+            For a hub model that notebook 02 has not fetched.
+        """
+        if not self.base_model:
+            return root / self.base_folder / f"seed{base_seed}"
+        from infra_lib.pretrained import pretrained_folder
+
+        local = root / self.base_model
+        return pretrained_folder(local if local.is_dir() else self.base_model, revision=self.model_revision)
 
     def finetune_config(self) -> Any:
         """Return the fine-tuning settings of this study."""
@@ -124,6 +240,18 @@ class Study(BaseModel):
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             warmup_fraction=self.warmup_fraction,
+            schedule=self.schedule,
+            max_tokens=self.max_tokens,
+            precision=self.precision,
+            attention=self.attention,
+            gradient_accumulation=self.gradient_accumulation,
+            gradient_checkpointing=self.gradient_checkpointing,
+            packing=self.packing,
+            fsdp=self.fsdp,
+            checkpoint_steps=self.checkpoint_steps,
+            lora_rank=self.lora_rank,
+            lora_alpha=self.lora_alpha,
+            lora_targets=tuple(self.lora_targets),
         )
 
 

@@ -106,7 +106,15 @@ class ShownFigure:
 
 
 def save_figure(
-    folder: Path, stage: str, name: str, figure: Any, *, data: pd.DataFrame, alt: str, caption: str
+    folder: Path,
+    stage: str,
+    name: str,
+    figure: Any,
+    *,
+    data: pd.DataFrame,
+    alt: str,
+    caption: str,
+    page: str | None = None,
 ) -> ShownFigure:
     """Write ``name`` as SVG, PNG and CSV, and the fragment that a page of the book includes.
 
@@ -118,6 +126,8 @@ def save_figure(
         What the figure shows, downloadable beside it.
     alt
         What a reader who cannot see it should know.
+    page
+        What the caption links to instead, where no notebook made the figure.
     """
     import matplotlib.pyplot as plt
 
@@ -129,7 +139,7 @@ def save_figure(
     data.to_csv(folder / f"{name}.csv", index=False)
     identifier = f"fig-{stage[:2]}-{name.replace('_', '-')}"
     shown = ShownFigure(inline_svg(path.read_text(encoding="utf-8"), identifier), alt, caption, identifier)
-    write_text(folder / f"{name}.md", figure_fragment(stage, name, shown))
+    write_text(folder / f"{name}.md", figure_fragment(stage, name, shown, page))
     return shown
 
 
@@ -145,13 +155,14 @@ def inline_svg(svg: str, identifier: str) -> str:
     return "\n".join(line for line in body.splitlines() if line.strip())
 
 
-def figure_fragment(stage: str, name: str, shown: ShownFigure) -> str:
+def figure_fragment(stage: str, name: str, shown: ShownFigure, page: str | None = None) -> str:
     """Return the MyST fragment of a figure: the drawing, its caption, its data and its origin."""
+    source = f"page <{page}>" if page else f"notebook </results/{stage}>"
     base = f"/results/figures/{stage}/{name}"
     return f"""{shown._repr_html_()}
 
 :::{{div}} figure-links
 {{download}}`data <{base}.csv>` · {{download}}`SVG <{base}.svg>` · {{download}}`PNG <{base}.png>` ·
-{{doc}}`notebook </results/{stage}>`
+{{doc}}`{source}`
 :::
 """

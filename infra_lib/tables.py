@@ -77,7 +77,8 @@ def p_value(value: float) -> str:
 def split_counts(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return examples per split, domain and difficulty."""
     return pd.concat(
-        [f.groupby(["domain", "difficulty"]).size().rename(name) for name, f in frames.items()], axis=1
+        [f.groupby(["domain", "difficulty"], dropna=False).size().rename(name) for name, f in frames.items()],
+        axis=1,
     ).reset_index()
 
 
@@ -124,9 +125,10 @@ def base_facts(records: Mapping[int, Mapping[str, Any]]) -> pd.DataFrame:
             {
                 "base_seed": seed,
                 "parameters": record["parameters"],
-                "tokens": record["tokens"],
-                "final_loss": record["curve"][-1]["loss"],
-                "seconds": record["seconds"],
+                # A model from elsewhere has no record of its training.
+                "tokens": record.get("tokens", float("nan")),
+                "final_loss": record["curve"][-1]["loss"] if "curve" in record else float("nan"),
+                "seconds": record.get("seconds", float("nan")),
                 "weights_sha256": record["weights_sha256"],
             }
             for seed, record in records.items()
@@ -140,15 +142,19 @@ def base_facts_markdown(frame: pd.DataFrame) -> str:
         [
             str(r.base_seed),
             f"{r.parameters / 1e6:.2f} M",
-            f"{r.tokens / 1e6:.1f} M",
-            f"{r.final_loss:.3f}",
-            f"{r.seconds:.0f} s",
+            _known(r.tokens / 1e6, "{:.1f} M"),
+            _known(r.final_loss, "{:.3f}"),
+            _known(r.seconds, "{:.0f} s"),
             f"<code>{r.weights_sha256[:12]}</code>",
         ]
         for r in each_row(frame)
     ]
     headers = ["base seed", "parameters", "tokens", "final loss", "training time", "weights (sha256)"]
     return html_table(headers, rows, label="Base models")
+
+
+def _known(value: float, form: str) -> str:
+    return NOT_AVAILABLE if pd.isna(value) else form.format(value)
 
 
 # --- Accuracy and arms -------------------------------------------------------------------
@@ -350,3 +356,28 @@ def versions_table(versions: Mapping[str, str]) -> str:
         left=2,
         label="Versions",
     )
+
+
+def pass_at_k(table: pd.DataFrame, *, by: Sequence[str] = (), label: str = "pass@k") -> str:
+    """Return the table of :func:`infra_lib.pass_at_k.pass_at_k_table`: a row per group, a column per k.
+
+    Parameters
+    ----------
+    by
+        The grouping columns, in the order that they have in the table.
+    """
+    ks = sorted(table["k"].unique())
+    groups = table.groupby(list(by), sort=False) if by else [((), table)]
+    rows = []
+    for group, part in groups:
+        cells = part.set_index("k")
+        shown = [
+            interval(cells.at[k, "mean"], cells.at[k, "low"], cells.at[k, "high"])
+            if k in cells.index
+            else NOT_AVAILABLE
+            for k in ks
+        ]
+        counts = [f"{int(part['n'].iloc[0])}", f"{int(part['answers'].min())}"]
+        rows.append([*(escape(name_of(str(value))) for value in group), *counts, *shown])
+    headers = [*(str(name).capitalize() for name in by), "problems", "answers each"]
+    return html_table([*headers, *(f"pass@{k}" for k in ks)], rows, left=len(by), label=label)

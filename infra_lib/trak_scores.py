@@ -14,9 +14,11 @@ projections that are all zero, and scores in which examples do not find themselv
 
 from __future__ import annotations
 
+import io
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from trak.modelout_functions import AbstractModelOutput
 from trak.projectors import BasicProjector, ProjectionType
 
 from infra_lib.curvature import captured
+from infra_lib.distributed import Shard, is_main, shard, size
 from infra_lib.errors import NumericalError, ParameterError
 from infra_lib.models import Batch, Encoded, batches, linears, token_log_probs
 
@@ -149,12 +152,15 @@ def trak_scores(
     with tempfile.TemporaryDirectory(prefix="infra-trak-") as temporary:
         runner = _Runner(model, pattern, len(train), proj_dim, seed, folder or Path(temporary))
         states = list(checkpoints) if checkpoints is not None else [model.state_dict()]
-        groups = batches(train, batch_tokens=batch_tokens, pad_id=pad_id)
+        mine = shard(train, at_least_one=True)
+        groups = batches(mine.take(train), batch_tokens=batch_tokens, pad_id=pad_id)
         sample = list(range(0, len(train), max(1, len(train) // 16)))
         questions = {**targets, "": [train[i] for i in sample]}
         rows = [row for part in questions.values() for row in part]
-        runner.featurize(states, groups, ridge)
-        table = runner.score(states, batches(rows, batch_tokens=batch_tokens, pad_id=pad_id), len(rows))
+        runner.featurize(states, groups, mine, ridge)
+        asked = shard(rows)
+        groups = batches(asked.take(rows), batch_tokens=batch_tokens, pad_id=pad_id)
+        table = runner.score(states, groups, asked)
     found, start = {}, 0
     for name, part in questions.items():
         found[name] = table[:, start : start + len(part)]
@@ -162,6 +168,11 @@ def trak_scores(
     own = found.pop("")
     self_rank = float(np.mean(own.argmax(axis=0) == np.array(sample)))
     return TrakScores({name: part.mean(axis=1) for name, part in found.items()}, self_rank)
+
+
+def _one_bar() -> AbstractContextManager[object]:
+    """Keep what trak writes to standard error, progress alone, to the first of several processes."""
+    return nullcontext() if is_main() else redirect_stderr(io.StringIO())
 
 
 class _Runner:
@@ -199,32 +210,49 @@ class _Runner:
         )
 
     def featurize(
-        self, states: Sequence[Mapping[str, Tensor]], groups: Sequence[Batch], ridge: float
+        self, states: Sequence[Mapping[str, Tensor]], groups: Sequence[Batch], part: Shard, ridge: float
     ) -> None:
-        """Compute and check the features of every checkpoint."""
+        """Compute this shard's features of every checkpoint, put all shards together, and check them."""
         traker = self.traker
         for number, state in enumerate(states):
             traker.load_checkpoint(state, model_id=number)
             for batch in groups:
-                traker.featurize(batch.to(traker.model.device), inds=np.array(batch.rows))
+                traker.featurize(
+                    batch.to(traker.model.device), inds=np.array([part.rows[i] for i in batch.rows])
+                )
+            self._gather(part, "grads", "out_to_loss")
             features = np.asarray(traker.saver.current_store["grads"])
             if not np.isfinite(features).all() or not features.any(axis=1).all():
                 raise NumericalError(
                     "TRAK's projected gradients are zero or not finite; scores would mean nothing"
                 )
             traker.score_computer.lambda_reg = ridge * float(np.square(features).sum(0).mean())
-            traker.finalize_features(model_ids=[number])
+            with _one_bar():
+                traker.finalize_features(model_ids=[number])
+
+    def _gather(self, part: Shard, *names: str) -> None:
+        """Put what other processes computed into this one's store."""
+        if size() == 1:
+            return
+        store = self.traker.saver.current_store
+        for name in names:
+            store[name][:] = part.gather_rows(np.asarray(store[name])[list(part.rows)])
+        store["is_featurized"][:] = 1
+        self.traker.saver.serialize_current_model_id_metadata()
 
     def score(
-        self, states: Sequence[Mapping[str, Tensor]], groups: Sequence[Batch], count: int
+        self, states: Sequence[Mapping[str, Tensor]], groups: Sequence[Batch], part: Shard
     ) -> np.ndarray:
         """Return scores [training examples, target examples]."""
         traker = self.traker
         for number, state in enumerate(states):
-            traker.start_scoring_checkpoint("targets", state, model_id=number, num_targets=count)
+            traker.start_scoring_checkpoint("targets", state, model_id=number, num_targets=part.total)
             for batch in groups:
-                traker.score(batch.to(traker.model.device), inds=np.array(batch.rows))
-        table = np.array(traker.finalize_scores("targets", model_ids=list(range(len(states)))))
+                where = np.array([part.rows[i] for i in batch.rows])
+                traker.score(batch.to(traker.model.device), inds=where)
+            self._gather(part, "targets_grads")
+        with _one_bar():
+            table = np.array(traker.finalize_scores("targets", model_ids=list(range(len(states)))))
         if not np.isfinite(table).all() or not table.any():
             raise NumericalError("TRAK scores are all zero or not finite")
         return table

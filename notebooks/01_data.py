@@ -9,8 +9,9 @@
 # %% [markdown]
 # # Data and difficulty
 #
-# Attribution needs training data whose attributes are known. This notebook writes the
-# *small world*: short mathematics stories and Python-function tasks that are built from
+# Attribution needs training data whose attributes are known. A study names its data: published
+# sets, files of your own, or, in the default study, a generated *small world* of short
+# mathematics stories and Python-function tasks that are built from
 # one lexicon of operations, so that a step learned in one domain can help in the other.
 # **Difficulty** is the number of operations a problem composes, 1 to 5. Every problem
 # comes with a worked solution in sentences, and some solutions explore: they check a
@@ -19,6 +20,13 @@
 # %% tags=["parameters"]
 study: str = "small"  # name of the study; its results go to _build/studies/<study>
 seed: int = 0  # seed of the generated problems
+train_sources: list = ["small_world"]  # small_world, data sets of the catalog, or .jsonl files
+pool_sources: list = ["small_world"]  # where the arms take replacements from, in the same way
+target_sources: list = ["small_world"]  # benchmarks or files whose solved problems are the target
+test_sources: list = ["small_world"]  # benchmarks or files of the exam
+data_folder: str = ""  # folder with one subfolder per data set; empty loads from the hub
+data_revisions: dict = {}  # data set name to branch, tag or commit of the hub
+difficulty_from: str = "labels"  # labels (what the data give) or length (fifths of the response's length)
 difficulties: list = [1, 2, 3, 4, 5]  # levels to generate, each from 1 (one step) to 5
 train_examples: int = 1500  # training examples, both domains together, levels in equal parts
 swap_pool_examples: int = 1500  # other problems from which the arms take replacements
@@ -31,8 +39,8 @@ conversational_fraction: float = 0.5  # part of math problems told as conversati
 # %%
 from infra_lib import figures, tables
 from infra_lib.examples import to_frame
-from infra_lib.sources.small_world import SplitSizes, make_splits
 from infra_lib.stage import open_stage
+from infra_lib.study_data import load_splits
 
 stage = open_stage("01_data", globals())
 params = stage.params
@@ -45,20 +53,9 @@ params = stage.params
 # refuses to go on otherwise.
 
 # %%
-splits = make_splits(
-    SplitSizes(
-        train=params.train_examples,
-        swap_pool=params.swap_pool_examples,
-        target=params.target_examples,
-        test=params.test_examples,
-    ),
-    seed=params.seed,
-    difficulties=params.difficulties,
-    exploratory_fraction=params.exploratory_fraction,
-    mend_fraction=params.mend_fraction,
-    conversational_fraction=params.conversational_fraction,
-)
-frames = {name: to_frame(getattr(splits, name)) for name in ("train", "swap_pool", "target", "test")}
+data = load_splits(params, stage.root)
+frames = {name: to_frame(examples) for name, examples in data.splits.items()}
+stage.write_json("sources", data.reports)
 for name, frame in frames.items():
     stage.write_table(name, frame)
 counts = tables.split_counts(frames)

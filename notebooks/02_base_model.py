@@ -20,6 +20,8 @@
 
 # %% tags=["parameters"]
 study: str = "small"  # name of the study
+base_model: str = ""  # a Hugging Face folder or hub name; empty takes the models of base_folder
+model_revision: str = ""  # branch, tag or commit of the hub
 base_folder: str = "records/base"  # folder of the base models, one subfolder per seed
 base_seeds: list = [0, 1]  # seeds of the base models to use
 retrain_base: bool = False  # train the base models again instead of using the kept ones
@@ -31,6 +33,7 @@ import pandas as pd
 
 from infra_lib import figures, tables
 from infra_lib.pretrain import PretrainConfig, pretrain_all, verify_base
+from infra_lib.pretrained import describe, pretrained_folder
 from infra_lib.stage import open_stage
 
 stage = open_stage("02_base_model", globals())
@@ -44,11 +47,16 @@ params = stage.params
 
 # %%
 root = stage.project_path(params.base_folder)
-if params.retrain_base:
-    pretrain_all(
-        PretrainConfig(tokens=params.pretrain_tokens), params.base_seeds, root, processes=params.processes
-    )
-records = {seed: verify_base(root / f"seed{seed}") for seed in params.base_seeds}
+if params.base_model:
+    local = stage.project_path(params.base_model)
+    source = local if local.is_dir() else params.base_model
+    folder = pretrained_folder(source, revision=params.model_revision, fetch=True)
+    records = {params.base_seeds[0]: describe(folder)}
+else:
+    if params.retrain_base:
+        config = PretrainConfig(tokens=params.pretrain_tokens)
+        pretrain_all(config, params.base_seeds, root, processes=params.processes)
+    records = {seed: verify_base(root / f"seed{seed}") for seed in params.base_seeds}
 facts = tables.base_facts(records)
 stage.write_table("bases", facts)
 stage.write_fragment("bases", tables.base_facts_markdown(facts))
@@ -57,20 +65,25 @@ stage.write_fragment("bases", tables.base_facts_markdown(facts))
 # ## How pretraining went
 #
 # The loss on the training stream, in nats per token, as recorded while each base was
-# trained.
+# trained. A model from elsewhere brings no such record.
 
 # %%
 curves = pd.concat(
-    [pd.DataFrame(record["curve"]).assign(base_seed=seed) for seed, record in records.items()],
+    [pd.DataFrame(record.get("curve", [])).assign(base_seed=seed) for seed, record in records.items()],
     ignore_index=True,
 )
-stage.write_figure(
-    "pretraining_loss",
-    figures.loss_curves(curves),
-    data=curves,
-    alt="Pretraining loss in nats per token against tokens seen, one line per base model; both fall steeply and flatten.",
-    caption="Pretraining loss of the base models, nats per token.",
+shown = (
+    stage.write_figure(
+        "pretraining_loss",
+        figures.loss_curves(curves),
+        data=curves,
+        alt="Pretraining loss in nats per token against tokens seen, one line per base model; both fall steeply and flatten.",
+        caption="Pretraining loss of the base models, nats per token.",
+    )
+    if len(curves)
+    else "The model comes without a record of its pretraining."
 )
+shown
 
 # %%
 stage.write_summary(

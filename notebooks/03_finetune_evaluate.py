@@ -21,9 +21,27 @@ batch_size: int = 16  # examples per optimiser step
 learning_rate: float = 1e-3  # AdamW learning rate after warm-up
 warmup_fraction: float = 0.05  # part of all steps spent warming up, 0 to 1
 weight_decay: float = 0.01  # AdamW weight decay
+schedule: str = "linear"  # learning rate after the warm-up: linear, cosine or constant
+max_tokens = None  # longest sequence; longer responses are cut, and the loss is recorded
+precision: str = "float32"  # arithmetic of training: float32, bfloat16 or float16
+attention: str = "sdpa"  # attention implementation of training
+gradient_accumulation = None  # micro-batches per step and device; None chooses
+gradient_checkpointing: bool = False  # compute activations twice in place of keeping them
+packing: bool = False  # rows without padding, examples kept apart
+fsdp: bool = False  # shard the training over its devices
+checkpoint_steps = None  # steps between checkpoints; None is one an epoch
+lora_rank: int = 0  # rank of low-rank adapters; 0 trains every weight
+lora_alpha = None  # scale of the adapters; None is twice the rank
+lora_targets: list = ["all-linear"]  # linear layers that get adapters
+devices_per_run: int = 1  # devices that share one training run
 fine_tune_seeds: list = [0, 1, 2]  # seeds of data order, one run each per base
+samples: int = 1  # answers per problem; more than one need a temperature above 0
+temperature: float = 0.0  # 0 decodes greedily
+top_p: float = 1.0  # sample from the likeliest tokens of this probability
+engine: str = "transformers"  # what generates: transformers or vllm
 max_new_tokens: int = 320  # longest generated answer, in tokens
 processes: int = 2  # training runs side by side, one thread each
+sandbox: str = "auto"  # how programs are walled off: auto, bubblewrap or process
 device: str = "cpu"  # cpu or cuda
 bootstrap_samples: int = 2000  # resamples behind each interval
 confidence: float = 0.95  # coverage of the intervals, 0 to 1
@@ -32,7 +50,7 @@ confidence: float = 0.95  # coverage of the intervals, 0 to 1
 from dataclasses import replace
 
 from infra_lib import figures, tables
-from infra_lib.evaluate import sandbox
+from infra_lib.evaluate.sandbox import isolation
 from infra_lib.examples import from_frame
 from infra_lib.experiment import Run, run_all
 from infra_lib.stage import open_stage
@@ -55,13 +73,16 @@ runs = [
         arm="uniform",
         base_seed=base_seed,
         seed=seed,
-        base=stage.project_path(params.base_folder) / f"seed{base_seed}",
+        base=params.base_of(base_seed, stage.root),
         train=train,
         test=test,
         config=params.finetune_config(),
         root=stage.runs,
-        max_new_tokens=params.max_new_tokens,
+        sampling=params.sampling(),
+        engine=params.engine,
         device=params.device,
+        devices=params.devices_per_run,
+        sandbox=params.sandbox,
     )
     for base_seed in params.base_seeds
     for seed in params.fine_tune_seeds
@@ -69,7 +90,7 @@ runs = [
 answers = run_all(runs, processes=params.processes)
 stage.write_table("answers", answers)
 print(f"{len(runs)} runs of {len(train):,} examples, {len(test)} exam problems each")
-print(f"generated programs were run with {sandbox.isolation()} isolation")
+print(f"generated programs were run with {isolation(params.sandbox)} isolation")
 
 # %% [markdown]
 # ## Accuracy falls with difficulty
@@ -124,6 +145,7 @@ stage.write_json(
     "models",
     [{"base_seed": run.base_seed, "seed": run.seed, "folder": run.folder.name} for run in attributed],
 )
+stage.keep_models(run.folder for run in attributed)
 solved = target_answers.groupby(["base_seed", "domain"])["correct"].agg(["sum", "count"]).reset_index()
 solved
 

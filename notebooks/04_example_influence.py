@@ -17,6 +17,7 @@
 
 # %% tags=["parameters"]
 study: str = "small"  # name of the study
+target_responses: str = "own"  # own (the model's correct answers) or reference (the data's solutions)
 damping: float = 0.1  # added to each layer's curvature, as a multiple of its mean eigenvalue
 factor_labels: str = "sampled"  # labels of the Fisher factors: sampled (true Fisher) or empirical
 easy: list = [1, 2]  # levels that count as easy
@@ -48,7 +49,10 @@ params = stage.params
 train = from_frame(stage.read_table("01_data", "train"))
 answers = stage.read_table("03_finetune_evaluate", "target_answers")
 target = from_frame(stage.read_table("01_data", "target"))
-solved = attributes.correct_responses(target, answers)
+if params.target_responses == "own":
+    solved = attributes.correct_responses(target, answers)
+else:
+    solved = attributes.reference_responses(target, params.base_seeds)
 counts = attributes.target_counts(solved)
 stage.write_table("target_counts", counts)
 stage.write_fragment("target_counts", tables.target_counts_markdown(counts))

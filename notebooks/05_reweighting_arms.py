@@ -24,6 +24,8 @@ swap_fraction: float = 1.0  # part of the disfavoured examples that is replaced,
 seed: int = 0  # seed of the choice which examples are replaced, and of the bootstrap
 fine_tune_seeds: list = [0, 1, 2]  # seeds of data order, one run each per base and arm
 processes: int = 2  # training runs side by side, one thread each
+devices_per_run: int = 1  # devices that share one training run
+sandbox: str = "auto"  # how programs are walled off: auto, bubblewrap or process
 bootstrap_samples: int = 2000  # resamples behind each interval
 confidence: float = 0.95  # coverage of the intervals, 0 to 1
 
@@ -52,7 +54,7 @@ params = stage.params
 train = from_frame(stage.read_table("01_data", "train"))
 pool = from_frame(stage.read_table("01_data", "swap_pool"))
 test = from_frame(stage.read_table("01_data", "test"))
-bases = {seed: stage.project_path(params.base_folder) / f"seed{seed}" for seed in params.base_seeds}
+bases = {seed: params.base_of(seed, stage.root) for seed in params.base_seeds}
 tokens_of = count_response_tokens(load_tokenizer(bases[params.base_seeds[0]]), [*train, *pool])
 built = {
     name: build_arm(
@@ -93,8 +95,11 @@ runs = [
         test=test,
         config=params.finetune_config(),
         root=stage.runs,
-        max_new_tokens=params.max_new_tokens,
+        sampling=params.sampling(),
+        engine=params.engine,
         device=params.device,
+        devices=params.devices_per_run,
+        sandbox=params.sandbox,
     )
     for name, arm in built.items()
     for base_seed in params.base_seeds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -16,6 +17,8 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from infra_lib.sources.small_world import SplitSizes, make_splits, train_tokenizer
+
+pytest_plugins = ["reliability_plugin"]
 
 ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)
@@ -67,6 +70,17 @@ def model_folder(tmp_path_factory, tokenizer) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def files(tmp_path_factory, splits) -> Path:
+    """A folder with train.jsonl (10 examples) and target.jsonl, for `infra attribute`."""
+    from infra_lib.examples import write_jsonl
+
+    folder = tmp_path_factory.mktemp("files")
+    write_jsonl(folder / "train.jsonl", splits.train[::4])
+    write_jsonl(folder / "target.jsonl", splits.target[::5])
+    return folder
+
+
 COPIED = ("_config.yml", "book", "notebooks", "records", "workflow", "README.md", "CHANGELOG.md")
 
 
@@ -94,6 +108,7 @@ class Project:
 
 
 def copy_project(root: Path, folder: Path) -> Project:
+    folder.mkdir(parents=True, exist_ok=True)
     for name in COPIED:
         source = root / name
         if source.is_dir():
@@ -104,10 +119,37 @@ def copy_project(root: Path, folder: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
-def smoke(root, tmp_path_factory) -> Project:
-    """The smoke study, run to the end."""
-    project = copy_project(root, tmp_path_factory.mktemp("project"))
-    done = project.infra("run", "--study", "smoke")
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    project.first_run = done.stdout
+def finished_smoke(root, tmp_path_factory) -> Project:
+    """The smoke study, run to the end, once for all of xdist's workers; not to be changed."""
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "finished-smoke"
+    shared.mkdir(exist_ok=True)
+    log = shared / "log"
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        project = Project(shared / "project") if log.exists() else copy_project(root, shared / "project")
+        if not log.exists():
+            done = project.infra("run", "--study", "smoke")
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+            log.write_text(done.stdout)
+    project.first_run = log.read_text()
     return project
+
+
+@pytest.fixture(scope="session")
+def smoke(finished_smoke, tmp_path_factory) -> Project:
+    """A copy of the finished smoke study that the tests of the group "smoke" share, and may change."""
+    return copy_of(finished_smoke, tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture
+def broken(finished_smoke, tmp_path) -> Project:
+    """A test's own copy of the finished smoke study, to be broken."""
+    return copy_of(finished_smoke, tmp_path / "project")
+
+
+def copy_of(project: Project, folder: Path) -> Project:
+    shutil.copytree(project.folder, folder, dirs_exist_ok=True)
+    copy = Project(folder)
+    copy.first_run = project.first_run
+    return copy

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_qwen2
+from safetensors import safe_open
 
-from infra_lib.curvature import eigenbasis, fit_factors, partitions
+from infra_lib.curvature import eigenbasis, fit_factors, partitions, watched
+from infra_lib.curvature.moments import STRIP, add_outer, add_squares, mirror
 from infra_lib.errors import DataError, ModelError, NumericalError, ParameterError
 from infra_lib.influence import check_model
-from infra_lib.models import encode, mlp_linears
+from infra_lib.models import batches, encode, mlp_linears, token_log_probs
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def model(tokenizer):
 
 
 def fit(model, rows, **options):
-    return fit_factors(model, rows, labels="empirical", progress=False, **options)
+    return fit_factors(model, rows, labels="empirical", diagonal=True, progress=False, **options)
 
 
 def brute_force(model, rows):
@@ -71,14 +73,15 @@ def test_factors_equal_brute_force(model, rows) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"batch_tokens": 1}, {"batch_tokens": 100_000}, {"memory_bytes": 40_000}],
-    ids=["batch of one", "one batch", "many partitions"],
+    [{"batch_tokens": 1}, {"batch_tokens": 100_000}, {"memory_bytes": 12_000}, {"memory_bytes": 10**9}],
+    ids=["batch of one", "one batch", "many partitions", "rows kept"],
 )
 @pytest.mark.parametrize("labels", ["sampled", "empirical"])
 def test_factors_depend_on_neither_batches_nor_partitions(tokenizer, rows, change, labels) -> None:
     model = tiny_qwen2(len(tokenizer)).double()
-    plain = fit_factors(model, rows, labels=labels, progress=False)
-    other = fit_factors(model, rows[::-1], labels=labels, progress=False, **change)
+    options = {"labels": labels, "diagonal": True, "progress": False}
+    plain = fit_factors(model, rows, memory_bytes=45_000, **options)
+    other = fit_factors(model, rows[::-1], **(options | change))
     for name, layer in plain.layers.items():
         found = other.layers[name]
         for field in ("s_in", "s_out", "diagonal"):
@@ -88,7 +91,9 @@ def test_factors_depend_on_neither_batches_nor_partitions(tokenizer, rows, chang
 
 def test_sampled_labels_follow_the_seed(tokenizer, rows) -> None:
     model = tiny_qwen2(len(tokenizer))
-    first, again, other = (fit_factors(model, rows, seed=seed, progress=False) for seed in (0, 0, 1))
+    first, again, other = (
+        fit_factors(model, rows, seed=seed, diagonal=True, progress=False) for seed in (0, 0, 1)
+    )
     name = next(iter(first.layers))
     assert torch.equal(first.layers[name].diagonal, again.layers[name].diagonal)
     assert not torch.equal(first.layers[name].diagonal, other.layers[name].diagonal)
@@ -104,14 +109,15 @@ def test_gate_and_up_share_one_input_factor(model, rows) -> None:
 def test_checks_are_reported_and_small(model, rows) -> None:
     for check in fit(model, rows).checks.values():
         assert check["orthogonality"] < 1e-5
-        assert check["residual"] < 1e-10
+        assert check["residual"] < 1e-5
 
 
+@pytest.mark.reliability(kind="fault", title="curvature fitting interrupted between partitions")
 def test_partitions_are_stored_and_resumed(tokenizer, rows, tmp_path, monkeypatch) -> None:
     import infra_lib.curvature.fit as module
 
     model = tiny_qwen2(len(tokenizer))
-    options = {"memory_bytes": 40_000, "folder": tmp_path, "progress": False}
+    options = {"memory_bytes": 12_000, "folder": tmp_path, "progress": False}
     whole = fit_factors(model, rows, **options)
     files = sorted(tmp_path.glob("*.safetensors"))
     assert len(files) > 1
@@ -128,6 +134,108 @@ def test_partitions_are_stored_and_resumed(tokenizer, rows, tmp_path, monkeypatc
         fit_factors(model, rows, **options)
 
 
+def test_stored_layers_are_read_when_asked_for_and_share_what_they_share(tokenizer, rows, tmp_path) -> None:
+    model = tiny_qwen2(len(tokenizer))
+    plain = fit_factors(model, rows, progress=False)
+    stored = fit_factors(model, rows, folder=tmp_path, progress=False)
+    assert list(stored.layers) == list(plain.layers)
+    for name, layer in stored.layers.items():
+        assert torch.equal(layer.q_in, plain.layers[name].q_in)
+        assert torch.equal(layer.corrected, plain.layers[name].corrected)
+        assert layer.diagonal is None
+    with safe_open(next(tmp_path.glob("*.safetensors")), framework="pt") as file:
+        names = set(file.keys())
+    assert any("gate_proj|q_in" in name for name in names)
+    assert not any("up_proj|q_in" in name for name in names)
+    with pytest.raises(ParameterError, match="diagonal=True"):
+        stored.eigenvalues(next(iter(stored.layers)), "diagonal")
+
+
+@pytest.mark.parametrize("labels", ["sampled", "empirical"])
+def test_factors_depend_on_neither_padding_side_nor_threads(tokenizer, rows, monkeypatch, labels) -> None:
+    import infra_lib.curvature.fit as module
+
+    model = tiny_qwen2(len(tokenizer))  # transformers' masks give NaN for left padding in double precision
+    options = {"labels": labels, "diagonal": True, "progress": False}
+    plain = fit_factors(model, rows, **options)
+    original, threads = module.batches, torch.get_num_threads()
+    monkeypatch.setattr(module, "batches", lambda *a, **k: original(*a, padding_side="left", sort=False, **k))
+    torch.set_num_threads(2)
+    try:
+        other = fit_factors(model, rows, **options)
+    finally:
+        torch.set_num_threads(threads)
+    for name, layer in plain.layers.items():
+        found = other.layers[name]
+        for field in ("s_in", "s_out", "diagonal"):
+            expected = getattr(layer, field)
+            assert torch.allclose(getattr(found, field), expected, rtol=1e-3, atol=1e-5 * expected.max())
+
+
+def test_second_moments_are_the_same_whichever_side_is_rotated_first() -> None:
+    generator = torch.Generator().manual_seed(0)
+    grads, acts = (torch.randn(9, width, generator=generator) for width in (5, 7))
+    q_out, q_in = (torch.linalg.qr(torch.randn(d, d, generator=generator))[0] for d in (5, 7))
+    expected = sum((q_out.T @ grads[a:b].T @ acts[a:b] @ q_in).square() for a, b in ((0, 4), (4, 5), (5, 9)))
+    for left, right in ((True, True), (True, False), (False, True), (False, False)):
+        total = torch.zeros(5, 7)
+        add_squares(
+            total,
+            grads @ q_out if left else grads,
+            acts @ q_in if right else acts,
+            (4, 1, 4),
+            None if left else q_out,
+            None if right else q_in,
+        )
+        assert torch.allclose(total, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_long_and_short_examples_rotate_different_sides_to_the_same_factors(tokenizer, rows) -> None:
+    """A wide model has fewer rows an example than columns: rows are rotated, and brute force agrees."""
+    model = tiny_qwen2(len(tokenizer), hidden=192).double()
+    few = [row for row in rows if len(row.input_ids) < 190][:4]
+    factors, reference = fit(model, few), brute_force(model, few)
+    for name, (_, _, grads) in reference.items():
+        layer = factors.layers[name]
+        rotated = (layer.q_out.double().T @ grads @ layer.q_in.double()).square().mean(0)
+        assert torch.allclose(layer.corrected.double(), rotated, rtol=1e-3, atol=1e-5 * rotated.max())
+
+
+def test_outer_products_fill_a_symmetric_matrix_across_strips() -> None:
+    rows_nd = torch.randn(40, STRIP + 30, generator=torch.Generator().manual_seed(0))
+    total = torch.zeros(STRIP + 30, STRIP + 30)
+    add_outer(total, rows_nd[:25])
+    add_outer(total, rows_nd[25:])
+    assert torch.allclose(mirror(total), rows_nd.T @ rows_nd, rtol=1e-4, atol=1e-4)
+
+
+def test_no_gradient_flows_below_the_first_layer_that_needs_one(tokenizer, rows) -> None:
+    model = tiny_qwen2(len(tokenizer), layers=3)
+    modules = {n: m for n, m in mlp_linears(model).items() if ".2." in n}
+    below = []
+    handle = model.model.layers[1].register_forward_hook(
+        lambda _m, _i, output: below.append(torch.is_tensor(output) and output.requires_grad)
+    )
+    batch = batches(rows[:2], batch_tokens=10**6, pad_id=0)[0]
+    with watched(model, modules, lambda *_: None, lambda *_: None):
+        token_log_probs(model, batch).sum().backward()
+    handle.remove()
+    assert below == [False]
+
+
+def test_double_precision_is_the_way_out_where_single_is_not_good_enough(monkeypatch) -> None:
+    import infra_lib.curvature.eigen as module
+
+    matrix = torch.randn(30, 20, generator=torch.Generator().manual_seed(0))
+    matrix = matrix.T @ matrix
+    assert eigenbasis(matrix, "x")[2]["residual"] > 1e-12
+    monkeypatch.setattr(module, "RESIDUAL", 0.0)
+    values, vectors, check = eigenbasis(matrix, "x")
+    assert check["residual"] < 1e-12
+    assert torch.allclose(vectors * values @ vectors.T, matrix, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.reliability(kind="bad input", title="curvature factors of another model")
 def test_factors_of_another_model_are_refused(tokenizer, rows) -> None:
     factors = fit(tiny_qwen2(len(tokenizer)), rows)
     check_model(factors, tiny_qwen2(len(tokenizer)))
@@ -142,6 +250,7 @@ def test_model_is_left_as_it_was(tokenizer, rows) -> None:
     assert not any(m._forward_hooks for m in model.modules())
 
 
+@pytest.mark.reliability(kind="bad input", title="curvature of nothing or of too much")
 def test_bad_input_is_named(model, rows) -> None:
     with pytest.raises(ParameterError, match="factor_labels"):
         fit_factors(model, rows, labels="wrong")

@@ -51,6 +51,7 @@ def test_frame_round_trip_keeps_absent_fields() -> None:
     assert from_frame(to_frame(examples)) == examples
 
 
+@pytest.mark.reliability(kind="bad input", title="a line of examples that cannot be read")
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
@@ -80,6 +81,7 @@ def test_a_bad_line_is_named_and_the_good_ones_are_kept(tmp_path, line: bytes, p
     assert len(problems) == 1
 
 
+@pytest.mark.reliability(kind="bad input", title="a missing or empty file of examples")
 def test_missing_and_empty_files_are_named(tmp_path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_jsonl(tmp_path / "none.jsonl")
@@ -88,6 +90,7 @@ def test_missing_and_empty_files_are_named(tmp_path) -> None:
         read_jsonl(tmp_path / "empty.jsonl")
 
 
+@pytest.mark.reliability(kind="fuzz", title="any bytes as a file of examples")
 @given(st.binary(max_size=300))
 @settings(max_examples=200, deadline=None)
 def test_no_bytes_crash_the_reader(tmp_path_factory, content: bytes) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import tiny_qwen2
 
-import infra_lib.finetune as module
 from infra_lib.errors import ModelError, ParameterError
 from infra_lib.finetune import FinetuneConfig, WeightedTrainer, check_weights, finetune
+from infra_lib.finetune.batches import Collator, MicroBatches, Rows
 from infra_lib.models import encode
 
 CONFIG = FinetuneConfig(epochs=2, batch_size=8, learning_rate=1e-2)
@@ -28,13 +29,16 @@ def same(a, b) -> bool:
     return all(torch.equal(left[name], right[name]) for name in left)
 
 
+ALONE = SimpleNamespace(accelerator=SimpleNamespace(num_processes=1))
+
+
 def batch_of(tokenizer, examples, weights):
-    rows = module._Rows([encode(tokenizer, e, end_token=True) for e in examples], weights)
-    return module._Collator(0)([rows[i] for i in range(len(rows))])
+    rows = Rows([encode(tokenizer, e, end_token=True) for e in examples], weights)
+    return Collator(0)([rows[tuple(range(len(rows)))]])
 
 
 def loss_of(model, batch) -> torch.Tensor:
-    return WeightedTrainer.compute_loss(None, model, dict(batch))
+    return WeightedTrainer.compute_loss(ALONE, model, dict(batch))
 
 
 def test_loss_is_the_weighted_sum_over_response_tokens(tokenizer, splits) -> None:
@@ -56,7 +60,7 @@ def test_weight_two_has_the_gradient_of_a_doubled_example(tokenizer, splits) -> 
         model.zero_grad()
         batch = batch_of(tokenizer, examples, weights)
         tokens = torch.tensor(1)  # the same count on both sides, as over a whole data set
-        WeightedTrainer.compute_loss(None, model, dict(batch), num_items_in_batch=tokens).backward()
+        WeightedTrainer.compute_loss(ALONE, model, dict(batch), num_items_in_batch=tokens).backward()
         grads.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     assert torch.allclose(*grads, rtol=1e-4, atol=1e-5)
 
@@ -67,6 +71,7 @@ def test_weights_are_scaled_to_mean_one(splits) -> None:
     assert check_weights(None, splits.train[:3]) == [1.0] * 3
 
 
+@pytest.mark.reliability(kind="bad input", title="a training weight that is zero, negative or not finite")
 @pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf"), "2"])
 def test_a_weight_that_cannot_be_is_named_with_its_example(splits, weight) -> None:
     with pytest.raises(ParameterError, match=rf"weights\[{splits.train[1].id}\]"):
@@ -91,7 +96,32 @@ def test_same_seed_same_model_and_another_seed_another(model_folder, splits, tmp
     assert not same(runs[0], runs[2])
 
 
-def test_interrupted_run_continues_to_the_same_model(model_folder, splits, tmp_path, monkeypatch) -> None:
+def leave_it(checkpoint) -> None:
+    pass
+
+
+def change_a_byte(checkpoint) -> None:
+    path = checkpoint / "optimizer.pt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def take_a_file(checkpoint) -> None:
+    (checkpoint / "scheduler.pt").unlink()
+
+
+def leave_it_unfinished(checkpoint) -> None:
+    (checkpoint / "SHA256SUMS").unlink()
+
+
+@pytest.mark.reliability(
+    kind="fault", title="a training run interrupted in an epoch, its checkpoint whole, changed or unfinished"
+)
+@pytest.mark.parametrize("damage", [leave_it, change_a_byte, take_a_file, leave_it_unfinished])
+def test_interrupted_run_continues_to_the_same_model(
+    model_folder, splits, tmp_path, monkeypatch, damage, capsys, record_property
+) -> None:
     whole = finetune(model_folder, splits.train, CONFIG, seed=0, folder=tmp_path / "whole", progress=False)
     original = WeightedTrainer.compute_loss
     steps = 0
@@ -107,10 +137,14 @@ def test_interrupted_run_continues_to_the_same_model(model_folder, splits, tmp_p
     with pytest.raises(KeyboardInterrupt):
         finetune(model_folder, splits.train, CONFIG, seed=0, folder=tmp_path / "cut", progress=False)
     assert not (tmp_path / "cut").exists()
+    damage(next(tmp_path.glob("cut.*.part/checkpoint-*")))
     before = steps
     resumed = finetune(model_folder, splits.train, CONFIG, seed=0, folder=tmp_path / "cut", progress=False)
-    assert steps - before == 20, "the first epoch was not trained again"
+    whole_checkpoint = damage is leave_it
+    assert steps - before == (20 if whole_checkpoint else 40), "a whole first epoch is not trained again"
+    assert ("is torn or changed" in capsys.readouterr().out) != whole_checkpoint
     assert same(whole, resumed)
+    record_property("outcome", "training goes on from what is whole, to the same model")
 
 
 def test_finished_run_is_read_back_unless_something_changed(
@@ -125,7 +159,7 @@ def test_finished_run_is_read_back_unless_something_changed(
         finetune(model_folder, splits.train, CONFIG, seed=0, folder=folder, progress=False)
     (folder / "model.safetensors").write_bytes(b"torn")
     finetune(model_folder, splits.train, CONFIG, seed=0, folder=folder, progress=False)
-    assert json.loads((folder / "run.json").read_text())["weights_sha256"] == record["weights_sha256"]
+    assert json.loads((folder / "run.json").read_text())["files"] == record["files"]
 
 
 def test_training_lowers_the_loss(model_folder, splits, tmp_path) -> None:
@@ -135,45 +169,31 @@ def test_training_lowers_the_loss(model_folder, splits, tmp_path) -> None:
     assert sum(curve[-5:]) < 0.8 * sum(curve[:5])
 
 
+@pytest.mark.reliability(kind="bad input", title="fine-tuning from a base that is not there")
 def test_missing_base_is_named_before_anything_runs(splits, tmp_path) -> None:
     with pytest.raises(ModelError, match="neither a model folder"):
         finetune(tmp_path / "none", splits.train, CONFIG, seed=0, folder=tmp_path / "a")
     assert not any(tmp_path.iterdir())
 
 
-def test_every_epoch_takes_every_example_once_in_another_order_each_batch_sorted() -> None:
-    lengths = [7, 3, 9, 1, 5, 2, 8, 6, 4, 10]
-    sampler = module._SortedWithinBatches(lengths, 4, seed=1)
-    epochs = []
-    for epoch in (0, 1):
-        sampler.set_epoch(epoch)
-        order = list(sampler)
-        assert sorted(order) == list(range(10))
-        for start in (0, 4, 8):
-            taken = [lengths[i] for i in order[start : start + 4]]
-            assert taken == sorted(taken)
-        epochs.append(order)
-    assert epochs[0] != epochs[1]
-
-
 def test_epochs_of_a_run_differ_and_follow_the_seed(model_folder, splits, tmp_path, monkeypatch) -> None:
     seen: list[list[int]] = []
-    original = module._SortedWithinBatches.__iter__
+    original = MicroBatches.__iter__
 
     def watching(self):
         order = list(original(self))
         seen.append(order)
         return iter(order)
 
-    monkeypatch.setattr(module._SortedWithinBatches, "__iter__", watching)
+    monkeypatch.setattr(MicroBatches, "__iter__", watching)
     finetune(model_folder, splits.train, CONFIG, seed=0, folder=tmp_path / "a", progress=False)
     assert len(seen) == 2
     assert seen[0] != seen[1]
 
 
-def test_taking_a_batch_in_parts_trains_the_same_model(model_folder, splits, tmp_path, monkeypatch) -> None:
+def test_taking_a_batch_in_parts_trains_the_same_model(model_folder, splits, tmp_path) -> None:
     parts = finetune(model_folder, splits.train, CONFIG, seed=0, folder=tmp_path / "parts", progress=False)
-    monkeypatch.setattr(module, "_micro_batch", lambda batch_size: batch_size)
-    whole = finetune(model_folder, splits.train, CONFIG, seed=0, folder=tmp_path / "whole", progress=False)
+    config = dataclasses.replace(CONFIG, gradient_accumulation=1)
+    whole = finetune(model_folder, splits.train, config, seed=0, folder=tmp_path / "whole", progress=False)
     left, right = weights_of(parts), weights_of(whole)
     assert all(torch.allclose(left[name], right[name], atol=2e-3) for name in left)

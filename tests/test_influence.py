@@ -28,7 +28,7 @@ def setting(tokenizer, splits):
         domain: [encode(tokenizer, e, end_token=True) for e in splits.target if e.domain == domain]
         for domain in ("math", "code")
     }
-    factors = fit_factors(model, train, labels="empirical", progress=False)
+    factors = fit_factors(model, train, labels="empirical", diagonal=True, progress=False)
     names = list(factors.layers)
     directions = {
         domain: precondition(factors, target_gradient(model, names, rows), damping=0.1)
@@ -115,6 +115,26 @@ def test_scores_depend_on_neither_batch_nor_order(setting, budget: int) -> None:
             assert np.allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("score", [token_scores, position_scores])
+def test_scores_depend_on_neither_padding_side_nor_threads(tokenizer, setting, monkeypatch, score) -> None:
+    import infra_lib.influence as module
+
+    _, train, _, _, directions = setting
+    model = tiny_qwen2(len(tokenizer))  # transformers' masks give NaN for left padding in double precision
+    plain = score(model, train, directions, progress=False)
+    original, threads = module.batches, torch.get_num_threads()
+    monkeypatch.setattr(module, "batches", lambda *a, **k: original(*a, padding_side="left", sort=False, **k))
+    torch.set_num_threads(2)
+    try:
+        other = score(model, train, directions, progress=False)
+    finally:
+        torch.set_num_threads(threads)
+    for target in directions:
+        size = max(np.abs(row).max() for row in plain[target])
+        for a, b in zip(plain[target], other[target], strict=True):
+            assert np.allclose(a, b, rtol=1e-3, atol=1e-5 * size)
+
+
 def test_a_target_scored_alone_scores_as_in_company(setting) -> None:
     model, train, _, _, directions = setting
     together = token_scores(model, train, directions, progress=False)
@@ -179,6 +199,7 @@ def test_conv1d_layers_score_like_linear_ones(tokenizer, splits) -> None:
         assert np.allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.reliability(kind="bad input", title="influence with a damping or target that cannot be")
 def test_bad_input_is_named(setting) -> None:
     model, train, targets, factors, directions = setting
     names = list(factors.layers)

@@ -9,9 +9,9 @@ import sys
 import time
 
 import pytest
-from worker_functions import fail_on_three, square
+from worker_functions import fail_on_three, kill_itself, square
 
-from infra_lib.errors import ParameterError
+from infra_lib.errors import InfraError, ParameterError
 from infra_lib.jobs import run_jobs
 
 
@@ -19,6 +19,7 @@ def test_results_come_in_the_order_of_the_jobs() -> None:
     assert run_jobs(square, list(range(7)), processes=2, progress=False) == [i * i for i in range(7)]
 
 
+@pytest.mark.reliability(kind="fault", title="one of several parallel jobs fails")
 def test_an_error_is_raised_and_finished_jobs_stay(tmp_path) -> None:
     jobs = [(i, str(tmp_path)) for i in range(1, 4)]
     with pytest.raises(ValueError, match="three"):
@@ -26,11 +27,19 @@ def test_an_error_is_raised_and_finished_jobs_stay(tmp_path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"]
 
 
+@pytest.mark.reliability(kind="fault", title="a parallel worker is killed, as for want of memory")
+def test_a_killed_worker_is_named_with_what_helps(record_property) -> None:
+    with pytest.raises(InfraError, match=r"runs was killed from outside.*-p processes=1"):
+        run_jobs(kill_itself, [1, 2], processes=1, progress=False)
+    record_property("outcome", "a named error with what helps")
+
+
 def test_no_process_is_an_error() -> None:
     with pytest.raises(ParameterError, match="processes"):
         run_jobs(square, [1], processes=0)
 
 
+@pytest.mark.reliability(kind="fault", title="the parent of parallel workers is killed")
 def test_workers_end_when_their_parent_is_killed(root) -> None:
     script = (
         "from infra_lib.jobs import run_jobs\nfrom worker_functions import sleep\n"

@@ -48,6 +48,7 @@ def test_sequence_is_prompt_tokens_then_response_tokens(tokenizer) -> None:
     assert encode(tokenizer, example).input_ids.tolist() == expected
 
 
+@pytest.mark.reliability(kind="bad input", title="an example longer than the context")
 def test_truncation_is_counted_and_a_full_context_is_an_error(tokenizer) -> None:
     example = Example("a", "math", "Find x.\n", "So the answer is 4.")
     whole = encode(tokenizer, example)
@@ -109,6 +110,7 @@ def test_response_tokens_are_counted_without_special_tokens(tokenizer, splits) -
     assert all(counts[e.id] == encode(tokenizer, e).n_tokens for e in splits.train)
 
 
+@pytest.mark.reliability(kind="bad input", title="a missing, truncated or non-finite model")
 def test_missing_truncated_and_non_finite_folders_are_named(model_folder, tmp_path) -> None:
     with pytest.raises(ModelError, match="neither a model folder nor a hub name"):
         check_model_folder(tmp_path / "none")

@@ -55,6 +55,7 @@ def test_blocks_are_full_and_documents_end_with_the_end_token(tokenizer) -> None
     assert not torch.equal(blocks[:5], pack(TINY, 4, tokenizer)[:5])
 
 
+@pytest.mark.reliability(kind="fault", title="a missing base model, or one with a changed byte")
 def test_torn_and_missing_bases_are_named(tiny, tmp_path) -> None:
     with pytest.raises(ModelError, match="holds no complete base model"):
         verify_base(tmp_path / "none")

@@ -97,6 +97,7 @@ def test_weight_mode_keeps_every_example_and_has_mean_one_in_each_domain() -> No
         assert sum(weights) / len(weights) == pytest.approx(1)
 
 
+@pytest.mark.reliability(kind="bad input", title="an arm that cannot be built")
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -116,6 +117,7 @@ def test_bad_input_is_named(change: dict, named: str) -> None:
         build_arm(**arguments)
 
 
+@pytest.mark.reliability(kind="bad input", title="a pool with too few examples")
 def test_pool_that_is_too_small_says_how_many_are_needed() -> None:
     with pytest.raises(ParameterError, match="at least 20 for arm flip"):
         build_arm("flip", TRAIN, make("pool", 5))

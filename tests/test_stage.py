@@ -49,6 +49,7 @@ def test_nothing_is_there_until_the_stage_is_closed(project) -> None:
     assert (final / "data" / "x.parquet").is_file()
 
 
+@pytest.mark.reliability(kind="fault", title="a stage abandoned half-way")
 def test_an_abandoned_attempt_leaves_the_old_results(project) -> None:
     folder = finish(project, "01_data")
     before = (folder / "data" / "x.parquet").read_bytes()
@@ -76,6 +77,7 @@ def test_tables_carry_their_study_and_parameters(project) -> None:
     assert (note["study"], note["stage"], note["parameters"]["seed"]) == ("t", "01_data", 5)
 
 
+@pytest.mark.reliability(kind="fault", title="a changed byte in a table of an earlier stage")
 def test_a_changed_byte_upstream_is_caught_before_use(project) -> None:
     folder = finish(project, "01_data")
     finish(project, "02_base_model")
@@ -87,6 +89,7 @@ def test_a_changed_byte_upstream_is_caught_before_use(project) -> None:
         open_stage("03_finetune_evaluate", {"study": "t"})
 
 
+@pytest.mark.reliability(kind="bad input", title="a stage opened before those that it reads")
 def test_a_stage_that_has_not_run_is_named_with_what_to_do(project) -> None:
     with pytest.raises(ParameterError, match=r"01_data has run: do `infra run 01 --study t`"):
         open_stage("03_finetune_evaluate", {"study": "t"})
@@ -128,6 +131,7 @@ def test_the_same_figure_is_the_same_bytes(project) -> None:
     assert contents[0] == contents[1]
 
 
+@pytest.mark.reliability(kind="bad input", title="a command outside of any project")
 def test_a_folder_without_a_project_is_named(tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("INFRA_PROJECT", raising=False)
     monkeypatch.chdir(tmp_path)

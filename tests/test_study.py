@@ -14,6 +14,7 @@ from infra_lib.stage import STAGES
 from infra_lib.study import Study, load_study, make_study, parse_override, study_names
 
 
+@pytest.mark.reliability(kind="bad input", title="a study parameter with a value that it cannot have")
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -52,11 +53,13 @@ def test_an_invalid_value_is_named_with_its_valid_choices(name, value) -> None:
     assert len(message.split("it must be ")[1]) > 4
 
 
+@pytest.mark.reliability(kind="bad input", title="a misspelt parameter")
 def test_an_unknown_parameter_gets_its_nearest_name() -> None:
     with pytest.raises(ParameterError, match="'epochs' \\(did you mean that\\?\\)"):
         make_study({"epoch": 3})
 
 
+@pytest.mark.reliability(kind="bad input", title="an unknown study")
 def test_an_unknown_study_lists_the_known_ones(root) -> None:
     with pytest.raises(ParameterError, match="small"):
         load_study(root / "notebooks" / "studies", "smal")
@@ -68,12 +71,14 @@ def test_yaml_floats_in_scientific_notation_are_numbers() -> None:
     assert make_study(dict([parse_override("learning_rate=5e-4")])).learning_rate == 5e-4
 
 
+@pytest.mark.reliability(kind="bad input", title="a malformed -p override")
 @pytest.mark.parametrize("text", ["epochs", "=3", "x=[1"])
 def test_a_malformed_override_is_named(text: str) -> None:
     with pytest.raises(ParameterError):
         parse_override(text)
 
 
+@pytest.mark.reliability(kind="fuzz", title="any values for any parameters")
 @given(
     st.dictionaries(
         st.sampled_from(sorted(Study.model_fields)) | st.text(max_size=8),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -20,3 +22,7 @@ def fail_on_three(job: tuple[int, str]) -> int:
         raise ValueError("three")
     (Path(folder) / str(number)).touch()
     return number
+
+
+def kill_itself(_job: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -22,6 +22,8 @@ class Inputs:
         Training examples and their tokens, in the order of the file.
     targets
         Target name (domain) to its encoded correct responses.
+    target_examples
+        The same responses as text.
     skipped
         Errors of the examples that were left out.
     """
@@ -29,10 +31,19 @@ class Inputs:
     train: list[Example]
     encoded: list[Encoded]
     targets: dict[str, list[Encoded]]
+    target_examples: dict[str, list[Example]]
     skipped: list[DataError]
 
 
-def read_inputs(train: Path, target: Path, tokenizer: Any, *, context: int | None, skip_bad: bool) -> Inputs:
+def read_inputs(
+    train: Path,
+    target: Path,
+    tokenizer: Any,
+    *,
+    context: int | None,
+    skip_bad: bool,
+    max_tokens: int | None = None,
+) -> Inputs:
     """Read both files and encode their examples.
 
     Parameters
@@ -41,6 +52,8 @@ def read_inputs(train: Path, target: Path, tokenizer: Any, *, context: int | Non
         The model's longest sequence in tokens; None where it has no limit.
     skip_bad
         Collect problems instead of raising the first.
+    max_tokens
+        Cut sequences here; :attr:`infra_lib.models.Encoded.truncated` counts what was lost.
 
     Raises
     ------
@@ -49,12 +62,15 @@ def read_inputs(train: Path, target: Path, tokenizer: Any, *, context: int | Non
     """
     skipped: list[DataError] = []
     targets: dict[str, list[Encoded]] = {}
-    for _, example, row in _usable(target, tokenizer, context, skip_bad, skipped):
+    texts: dict[str, list[Example]] = {}
+    rules = (context, max_tokens, skip_bad, skipped)
+    for _, example, row in _usable(target, tokenizer, *rules):
         targets.setdefault(example.domain, []).append(row)
+        texts.setdefault(example.domain, []).append(example)
     if not targets:
         raise DataError(target, "leaves no target: none of its examples can be used")
     kept, encoded = [], []
-    for number, example, row in _usable(train, tokenizer, context, skip_bad, skipped):
+    for number, example, row in _usable(train, tokenizer, *rules):
         if example.domain not in targets:
             problem = DataError(
                 train,
@@ -69,11 +85,16 @@ def read_inputs(train: Path, target: Path, tokenizer: Any, *, context: int | Non
         encoded.append(row)
     if not kept:
         raise DataError(train, "leaves no training example that can be used")
-    return Inputs(kept, encoded, dict(sorted(targets.items())), skipped)
+    return Inputs(kept, encoded, dict(sorted(targets.items())), dict(sorted(texts.items())), skipped)
 
 
 def _usable(
-    path: Path, tokenizer: Any, context: int | None, skip_bad: bool, skipped: list[DataError]
+    path: Path,
+    tokenizer: Any,
+    context: int | None,
+    max_tokens: int | None,
+    skip_bad: bool,
+    skipped: list[DataError],
 ) -> Sequence[tuple[int, Example, Encoded]]:
     """Return (line, example, tokens) of the examples of a file that can be used."""
     found = []
@@ -81,7 +102,7 @@ def _usable(
         try:
             if isinstance(entry, DataError):
                 raise entry
-            row = _encode(path, number, entry, tokenizer, context)
+            row = _encode(path, number, entry, tokenizer, context, max_tokens)
         except DataError as problem:
             if not skip_bad:
                 raise
@@ -91,11 +112,19 @@ def _usable(
     return found
 
 
-def _encode(path: Path, number: int, example: Example, tokenizer: Any, context: int | None) -> Encoded:
+def _encode(
+    path: Path, number: int, example: Example, tokenizer: Any, context: int | None, max_tokens: int | None
+) -> Encoded:
     try:
-        row = encode(tokenizer, example)
+        row = encode(tokenizer, example, max_tokens=max_tokens)
     except DataError:
         raise DataError(path, f"example {example.id!r} has no response token to predict", number) from None
+    except Exception as error:
+        # Chat templates and tokenizers run code of their makers, and raise what they like.
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise DataError(
+            path, f"example {example.id!r} cannot be put in tokens: {type(error).__name__}: {reason}", number
+        ) from error
     if context is not None and len(row.input_ids) > context:
         raise DataError(
             path,

@@ -1,47 +1,32 @@
-"""Run one attribution: load, check, fit, score, write.
+"""Run one attribution: read, load, check, score under one model or several, write.
 
-Scores are written at up to three levels:
-
-``examples.parquet``
-    id, target, score, rank (1 = most helpful), n_tokens.
-``sentences.parquet``
-    id, index, start, end (characters of the response), target, score.
-``tokens.parquet``
-    id, position, token (its text), start, end, target, score.
-
-An example's score is the sum of its sentences' and of its tokens'. In the position
-reading the prompt's positions carry gradient too; their share has ``index`` and
-``position`` −1 and an empty span, so that the sums still hold.
+What is written is described in :mod:`infra_lib.attribute.write`. Under ``torchrun`` all processes
+read everything and score their shards (:mod:`infra_lib.distributed`), and the first one writes.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
 
-from infra_lib import baselines
 from infra_lib.attribute.inputs import Inputs, read_inputs
 from infra_lib.attribute.options import CURVATURE, Options
-from infra_lib.attributes import score_table
-from infra_lib.curvature import Factors, fit_factors
-from infra_lib.errors import NumericalError
-from infra_lib.examples import Example, Sentence
-from infra_lib.files import file_digest, replacing, write_json, write_text
-from infra_lib.influence import example_scores, position_scores, precondition, sum_over_spans, target_gradient
-from infra_lib.influence import token_scores as loss_scores
-from infra_lib.models import Encoded, linears, load_model, load_tokenizer
+from infra_lib.attribute.score import Scores, mean_of, score_model, score_trak
+from infra_lib.attribute.write import meaning, write_tables
+from infra_lib.curvature import partitions, weight_shape
+from infra_lib.distributed import check_same, is_main, process_group, size
+from infra_lib.errors import ModelError, ParameterError
+from infra_lib.files import digest_of, file_digest, write_json
+from infra_lib.models import check_model_folder, linears, load_model, load_tokenizer, model_config
 from infra_lib.provenance import environment
-from infra_lib.sentences import split_sentences
 
-TokenScores = dict[str, list[np.ndarray]]
+_UNLIKE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures")
+"""Parts of a configuration in which checkpoints of one architecture may differ."""
 
 
 def attribute(options: Options, *, progress: bool = True) -> Path:
@@ -55,246 +40,155 @@ def attribute(options: Options, *, progress: bool = True) -> Path:
     ParameterError, DataError, ModelError
         Before anything heavy runs, naming the option, the file and line, or the tensor.
     NumericalError
-        For scores that are not finite, all zero or all equal.
+        For scores that are not finite, all zero or all equal, that depend on the batch, or that are
+        mostly rounding.
+    ProcessError
+        Under ``torchrun``, where another process ended.
     """
-    options.check()
-    started = time.perf_counter()
-    model = load_model(options.model, dtype=getattr(torch, options.dtype), device=options.device)
+    with process_group(options.device) as device:
+        options.check()
+        started = time.perf_counter()
+        tokenizer, inputs = _read(options)
+        model, names = _load(options, options.model, device, inputs)
+        architecture = type(model).__name__
+        digests = {str(path): file_digest(path) for path in (options.train, options.target)}
+        check_same(digest_of(list(digests.values())), "training or target examples")
+        pad_id = tokenizer.pad_token_id or 0
+        if options.method == "trak":
+            scores = score_trak(options, model, _states(options, model, names, inputs), inputs, pad_id=pad_id)
+            by_checkpoint = {}
+        else:
+            parts = [score_model(options, model, names, inputs, pad_id=pad_id, progress=progress)]
+            for source in options.checkpoints:
+                model = _load_alike(options, source, device, inputs, model, names)
+                parts.append(score_model(options, model, names, inputs, pad_id=pad_id, progress=progress))
+            by_checkpoint = {
+                source: part.checks for source, part in zip(options.checkpoints, parts[1:], strict=True)
+            }
+            scores = mean_of(parts)
+        if is_main():
+            write_tables(options, tokenizer, inputs, scores)
+            record = _provenance(options, inputs, names, scores, by_checkpoint)
+            record |= {"architecture": architecture, "inputs": digests, "environment": environment(device)}
+            record["seconds"] = round(time.perf_counter() - started, 2)
+            write_json(options.out / "provenance.json", record)
+    return options.out
+
+
+def _read(options: Options) -> tuple[Any, Inputs]:
+    """Return tokenizer and examples, having checked what can be without loading a model."""
+    check_model_folder(options.model, weights=False)
+    for source in options.checkpoints:
+        check_model_folder(source)
+        _check_alike(options.model, source)
     tokenizer = load_tokenizer(options.model)
-    names = list(linears(model, None))
+    config = model_config(options.model).get_text_config()
     inputs = read_inputs(
         options.train,
         options.target,
         tokenizer,
-        context=getattr(model.config, "max_position_embeddings", None),
+        context=getattr(config, "max_position_embeddings", None),
         skip_bad=options.skip_bad,
+        max_tokens=options.max_tokens or None,
     )
-    scores, tokens, checks = _score(options, model, names, inputs, tokenizer.pad_token_id or 0, progress)
-    _write(options, tokenizer, inputs, scores, tokens)
-    _write_provenance(options, model, inputs, names, checks, time.perf_counter() - started)
-    return options.out
+    return tokenizer, inputs
 
 
-def _score(
-    options: Options, model: Any, names: Sequence[str], inputs: Inputs, pad: int, progress: bool
-) -> tuple[dict[str, np.ndarray], TokenScores | None, dict[str, Any]]:
-    """Return example scores, token scores (None where the method has none), and what was checked."""
-    if options.method == "random":
-        return baselines.chance(inputs.train, list(inputs.targets), seed=options.seed), None, {}
-    size: dict[str, Any] = {"pad_id": pad, "batch_tokens": options.batch_tokens}
-    if options.method == "trak":
-        from infra_lib.trak_scores import trak_scores  # here, since trak configures logging when imported
-
-        found = trak_scores(model, inputs.encoded, inputs.targets, seed=options.seed, **size)
-        _refuse_constant(found.scores)
-        return found.scores, None, {"self_rank": found.self_rank}
-    gradients = {
-        target: target_gradient(model, names, rows, per_token=options.target_mean == "token", **size)
-        for target, rows in inputs.targets.items()
-    }
-    checks: dict[str, Any] = {}
-    directions: Mapping[str, Mapping[str, torch.Tensor]] = gradients
-    if options.method in CURVATURE:
-        factors = fit_factors(
-            model,
-            inputs.encoded,
-            seed=options.seed,
-            folder=_factor_folder(options),
-            progress=progress,
-            **size,
+def _check_alike(first: str, other: str) -> None:
+    one, two = (
+        {key: value for key, value in model_config(source).to_dict().items() if key not in _UNLIKE}
+        for source in (first, other)
+    )
+    unlike = [
+        f"{key} is {two.get(key)!r}, not {one.get(key)!r}"
+        for key in sorted(one.keys() | two.keys())
+        if one.get(key) != two.get(key)
+    ]
+    if unlike:
+        raise ModelError(
+            f"--checkpoints {other} is no checkpoint of the architecture of --model {first}: "
+            f"{min(unlike, key=len)}"
         )
-        checks["factors"] = _worst(factors)
-        directions = {
-            target: precondition(factors, gradient, damping=options.damping, method=options.method)
-            for target, gradient in gradients.items()
-        }
-    score = loss_scores if options.reading == "loss" else position_scores
-    tokens = score(model, inputs.encoded, directions, progress=progress, **size)
-    if options.method == "gradcos":
-        tokens = _cosines(tokens, gradients, baselines.gradient_norms(model, inputs.encoded, names, **size))
-    totals = example_scores(tokens)
-    _refuse_constant(totals)
-    checks["single_against_batch"] = _check_single(score, model, inputs, directions, totals, options)
-    return totals, tokens, checks
 
 
-def _factor_folder(options: Options) -> Path:
-    folder = options.out / "factors"
-    folder.mkdir(exist_ok=True)
-    return folder
+def _load(options: Options, source: str, device: str, inputs: Inputs) -> tuple[Any, list[str]]:
+    """Return a model that can be attributed, and the names of its layers.
 
-
-def _worst(factors: Factors) -> dict[str, float]:
-    names = next(iter(factors.checks.values()), {})
-    return {name: max(check[name] for check in factors.checks.values()) for name in names}
-
-
-def _cosines(
-    tokens: TokenScores, gradients: Mapping[str, Mapping[str, torch.Tensor]], squared: np.ndarray
-) -> TokenScores:
-    """Divide gradient dot products by the norms of both gradients."""
-    found = {}
-    for target, rows in tokens.items():
-        norm = np.sqrt(sum(float(part.double().square().sum()) for part in gradients[target].values()))
-        found[target] = [
-            row / (norm * np.sqrt(own)) if own > 0 else row * 0
-            for row, own in zip(rows, squared, strict=True)
-        ]
-    return found
-
-
-def _refuse_constant(totals: Mapping[str, np.ndarray]) -> None:
-    for target, values in totals.items():
-        if len(values) > 1 and np.ptp(values) == 0:
-            raise NumericalError(f"all examples have the same score on {target}; nothing can be ranked")
-
-
-def _check_single(
-    score: Any,
-    model: Any,
-    inputs: Inputs,
-    directions: Mapping[str, Mapping[str, torch.Tensor]],
-    totals: Mapping[str, np.ndarray],
-    options: Options,
-) -> dict[str, float] | None:
-    """Score a few examples one by one and return how far they lie from their scores in batches."""
-    if options.method == "gradcos":
-        return None
-    sample = list(range(0, len(inputs.encoded), max(1, len(inputs.encoded) // 4)))[:4]
-    rows = [inputs.encoded[i] for i in sample]
-    alone = {
-        target: np.concatenate(
-            [
-                example_scores(score(model, [row], {target: direction}, batch_tokens=1, progress=False))[
-                    target
-                ]
-                for row in rows
-            ]
-        )
-        for target, direction in directions.items()
-    }
-    return {
-        target: float(np.abs(alone[target] - values[sample]).max() / max(np.abs(values).max(), 1e-300))
-        for target, values in totals.items()
-    }
-
-
-# --- Writing -----------------------------------------------------------------------------
-
-
-def _write(
-    options: Options,
-    tokenizer: Any,
-    inputs: Inputs,
-    scores: Mapping[str, np.ndarray],
-    tokens: TokenScores | None,
-) -> None:
-    counts = [row.n_tokens for row in inputs.encoded]
-    if "example" in options.levels:
-        _to_parquet(options.out / "examples.parquet", score_table(scores, inputs.train, counts))
-    if tokens is not None and "sentence" in options.levels:
-        _to_parquet(options.out / "sentences.parquet", _sentence_table(inputs, tokens))
-    if tokens is not None and "token" in options.levels:
-        _to_parquet(options.out / "tokens.parquet", _token_table(tokenizer, inputs, tokens))
-    lines = [json.dumps({"file": str(p.path), "line": p.line, "problem": p.problem}) for p in inputs.skipped]
-    if options.skip_bad:
-        write_text(options.out / "skipped.jsonl", "".join(line + "\n" for line in lines))
-
-
-def _to_parquet(path: Path, frame: pd.DataFrame) -> None:
-    with replacing(path) as temporary:
-        frame.to_parquet(temporary, index=False)
-
-
-def _split(row: Encoded, values: np.ndarray) -> tuple[float | None, np.ndarray]:
-    """Return the prompt's share (None in the loss reading) and the values of the response's tokens.
-
-    In the position reading, a response token takes the value of the position that predicts it, and
-    what is left (the prompt before its last position, the sequence's last token) is the prompt's share.
+    Raises
+    ------
+    ModelError
+        For weights that are not finite (in the chosen type), no such layers, or tokens it does not have.
+    ParameterError
+        For a memory that is too small for one layer.
     """
-    if len(values) == row.n_tokens:
-        return None, values
-    first = int(row.loss_mask.nonzero()[0])
-    own = values[first - 1 : first - 1 + row.n_tokens]
-    return float(values.sum(dtype=np.float64) - own.sum(dtype=np.float64)), own
+    model = load_model(source, dtype=getattr(torch, options.dtype), device=device)
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise ModelError(f"{source}: tensor {name} holds values that are not finite in {options.dtype}")
+    vocabulary = model.get_input_embeddings().num_embeddings
+    rows = [*inputs.encoded, *(row for part in inputs.targets.values() for row in part)]
+    highest = max(int(row.input_ids.max()) for row in rows)
+    if highest >= vocabulary:
+        raise ModelError(
+            f"the tokenizer of {options.model} gives token {highest}, and the model {source} has tokens 0 to "
+            f"{vocabulary - 1}: they do not belong together"
+        )
+    chosen = linears(model, options.layers)
+    if options.method in CURVATURE:
+        try:
+            partitions(chosen, options.memory_bytes, diagonal=options.method == "diagonal")
+        except ParameterError as error:
+            raise ParameterError("--memory", options.memory, f"{error.valid} bytes") from None
+    return model, list(chosen)
 
 
-def _sentence_table(inputs: Inputs, tokens: TokenScores) -> pd.DataFrame:
-    parts = []
-    for target, rows in tokens.items():
-        for example, row, values in zip(inputs.train, inputs.encoded, rows, strict=True):
-            share, own = _split(row, values)
-            spans = _spans(example)
-            sums = sum_over_spans(own.astype(np.float64), row.offsets, [(s.start, s.end) for s in spans])
-            part = pd.DataFrame(
-                {
-                    "id": example.id,
-                    "index": range(len(spans)),
-                    "start": [s.start for s in spans],
-                    "end": [s.end for s in spans],
-                    "target": target,
-                    "score": sums,
-                }
-            )
-            if share is not None:
-                part.loc[len(part)] = [example.id, -1, 0, 0, target, share]
-            parts.append(part)
-    return pd.concat(parts, ignore_index=True)
+def _load_alike(
+    options: Options, source: str, device: str, inputs: Inputs, first: Any, names: Sequence[str]
+) -> Any:
+    """Return a further model, having checked that it has the same layers as the first."""
+    model, found = _load(options, source, device, inputs)
+    here, there = dict(model.named_modules()), dict(first.named_modules())
+    if found != list(names) or any(weight_shape(here[n]) != weight_shape(there[n]) for n in names):
+        raise ModelError(f"--checkpoints {source} has other layers than --model {options.model}")
+    return model
 
 
-def _spans(example: Example) -> tuple[Sentence, ...]:
-    return example.sentences or split_sentences(example.response)
+def _states(
+    options: Options, model: Any, names: Sequence[str], inputs: Inputs
+) -> list[Mapping[str, Any]] | None:
+    """Return the weights of all models, for TRAK; None where there is one."""
+    if not options.checkpoints:
+        return None
+    # On the CPU: TRAK puts them into the model one after the other.
+    states: list[Mapping[str, Any]] = [
+        {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
+    ]
+    for source in options.checkpoints:
+        states.append(_load_alike(options, source, "cpu", inputs, model, names).state_dict())
+    return states
 
 
-def _token_table(tokenizer: Any, inputs: Inputs, tokens: TokenScores) -> pd.DataFrame:
-    parts = []
-    for target, rows in tokens.items():
-        for example, row, values in zip(inputs.train, inputs.encoded, rows, strict=True):
-            share, own = _split(row, values)
-            where = row.loss_mask.nonzero()[:, 0].tolist()
-            part = pd.DataFrame(
-                {
-                    "id": example.id,
-                    "position": where,
-                    "token": [tokenizer.decode([int(row.input_ids[t])]) for t in where],
-                    "start": [start for start, _ in row.offsets],
-                    "end": [end for _, end in row.offsets],
-                    "target": target,
-                    "score": own.astype(np.float64),
-                }
-            )
-            if share is not None:
-                part.loc[len(part)] = [example.id, -1, "", 0, 0, target, share]
-            parts.append(part)
-    return pd.concat(parts, ignore_index=True)
-
-
-def _write_provenance(
+def _provenance(
     options: Options,
-    model: Any,
     inputs: Inputs,
     names: Sequence[str],
-    checks: Mapping[str, Any],
-    seconds: float,
-) -> None:
-    write_json(
-        options.out / "provenance.json",
-        {
-            "options": {
-                key: str(value) if isinstance(value, Path) else value
-                for key, value in asdict(options).items()
-            },
-            "inputs": {str(path): file_digest(path) for path in (options.train, options.target)},
-            "train_examples": len(inputs.train),
-            "target_examples": {name: len(rows) for name, rows in inputs.targets.items()},
-            "skipped": len(inputs.skipped),
-            "architecture": type(model).__name__,
-            "layers": list(names),
-            "reading": options.reading,
-            "units": "nats of the target per unit of weight in a loss that is a mean over examples",
-            "sign": "positive: up-weighting the example raises the target",
-            "checks": dict(checks),
-            "environment": environment(options.device),
-            "seconds": round(seconds, 2),
+    scores: Scores,
+    by_checkpoint: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    record = {
+        "options": {
+            key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()
         },
-    )
+        "train_examples": len(inputs.train),
+        "target_examples": {name: len(rows) for name, rows in inputs.targets.items()},
+        "skipped": len(inputs.skipped),
+        "cut_tokens": sum(row.truncated for row in inputs.encoded),
+        "layers": list(names),
+        "processes": size(),
+        "models": 1 + len(options.checkpoints),
+        "checks": dict(scores.checks),
+        **meaning(options),
+    }
+    if by_checkpoint:
+        record["checks_of_checkpoints"] = {source: dict(part) for source, part in by_checkpoint.items()}
+    return record

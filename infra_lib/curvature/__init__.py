@@ -21,10 +21,11 @@ no curvature at all.
 Source: George et al. 2018 (arXiv 1806.03884); Grosse et al. 2023 (arXiv 2308.03296), section 2.2.
 """
 
+from infra_lib.curvature.eigen import eigenbasis
 from infra_lib.curvature.factors import METHODS, Factors, LayerFactors
-from infra_lib.curvature.fit import eigenbasis, fit_factors, partitions
+from infra_lib.curvature.fit import fit_factors, partitions
 from infra_lib.curvature.labels import LABELS
-from infra_lib.curvature.layers import captured, model_fingerprint, out_by_in, weight_shape
+from infra_lib.curvature.layers import captured, model_fingerprint, out_by_in, watched, weight_shape
 
 __all__ = [
     "LABELS",
@@ -37,5 +38,6 @@ __all__ = [
     "model_fingerprint",
     "out_by_in",
     "partitions",
+    "watched",
     "weight_shape",
 ]

@@ -26,7 +26,7 @@ class LayerFactors:
     corrected
         Λ [out, in], in the eigenbasis.
     diagonal
-        Mean squared per-example gradient in the weights' own basis [out, in].
+        Mean squared per-example gradient in the weights' own basis [out, in], where it was asked for.
     """
 
     q_in: Tensor
@@ -34,7 +34,7 @@ class LayerFactors:
     s_in: Tensor
     s_out: Tensor
     corrected: Tensor
-    diagonal: Tensor
+    diagonal: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Factors:
     Attributes
     ----------
     layers
-        By layer name.
+        By layer name. Those that stand on disk are mapped into memory when they are asked for, and let
+        go with the last reference.
     fingerprint
         Of the weights at which they were fitted.
     examples, positions
@@ -68,6 +69,8 @@ class Factors:
         if method == "kfac":
             return torch.outer(layer.s_out, layer.s_in) * (self.positions / self.examples)
         if method == "diagonal":
+            if layer.diagonal is None:
+                raise ParameterError("method", method, "one of these factors'; fit them with diagonal=True")
             return layer.diagonal
         if method == "identity":
             return torch.ones_like(layer.corrected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from infra_lib.curvature.eigen import eigenbasis
 from infra_lib.curvature.factors import Factors, LayerFactors
 from infra_lib.curvature.labels import LABELS, LabelSource
-from infra_lib.curvature.layers import captured, model_fingerprint, weight_shape
+from infra_lib.curvature.layers import model_fingerprint, watched, weight_shape
+from infra_lib.curvature.moments import Positions, mirror
+from infra_lib.curvature.passes import CovariancePass, KeptRows, MomentPass
 from infra_lib.curvature.store import load_partition, save_partition
+from infra_lib.distributed import add_up, add_up_number, check_same, is_main, is_stored, shard, spread
 from infra_lib.errors import NumericalError, ParameterError
 from infra_lib.files import digest_of
 from infra_lib.models import Batch, Encoded, batches, linears
@@ -28,7 +33,8 @@ def fit_factors(
     pattern: str | None = None,
     seed: int = 0,
     batch_tokens: int = 4096,
-    memory_bytes: int = 4 * 2**30,
+    memory_bytes: int = 2 * 2**30,
+    diagonal: bool = False,
     folder: Path | None = None,
     progress: bool = True,
 ) -> Factors:
@@ -47,9 +53,13 @@ def fit_factors(
     batch_tokens
         Padded tokens per batch.
     memory_bytes
-        Bytes for factors under construction; layers are fitted in as many partitions as this needs.
+        Bytes for factors under construction; layers are fitted in as many partitions as this needs. What
+        a partition leaves keeps rows of the first pass for the second. The graph of one batch comes on top.
+    diagonal
+        Fit the mean squared gradient in the weights' own basis too, for ``method="diagonal"``.
     folder
-        Where finished partitions are stored; those that are there already are not fitted again.
+        Where finished partitions are stored; those that are there already are not fitted again. Their
+        factors are mapped into memory only when they are used.
 
     Raises
     ------
@@ -69,42 +79,59 @@ def fit_factors(
             fingerprint,
             labels,
             seed,
+            diagonal,
             sorted([e.id, e.input_ids.tolist(), int(e.loss_mask.sum())] for e in encoded),
         ]
     )
-    groups = batches(encoded, batch_tokens=batch_tokens, pad_id=pad_id)
-    source = LabelSource(labels, seed, encoded)
-    layers: dict[str, LayerFactors] = {}
+    check_same(key, "weights or training examples")
+    mine = shard(encoded, at_least_one=True).take(encoded)
+    groups = batches(mine, batch_tokens=batch_tokens, pad_id=pad_id)
+    source = LabelSource(labels, seed, mine)
+    layers: list[Mapping[str, LayerFactors]] = []
     checks: dict[str, dict[str, float]] = {}
-    parts = partitions(chosen, memory_bytes)
+    parts = partitions(chosen, memory_bytes, diagonal=diagonal)
     with tqdm(
-        total=2 * len(parts) * len(groups), desc="fitting factors", unit="batch", disable=not progress
+        total=2 * len(parts) * len(groups),
+        desc="fitting factors",
+        unit="batch",
+        disable=not (progress and is_main()),
     ) as bar:
-        for index, names in enumerate(parts):
-            path = (
-                folder / f"factors-{index:03d}-{digest_of([key, names])[:16]}.safetensors" if folder else None
-            )
-            kept = load_partition(path, key, names) if path else None
+        # What is stored is read before anything is fitted, so that a torn file is named at once.
+        paths = [folder / _file_name(i, key, names) if folder else None for i, names in enumerate(parts)]
+        stored = [
+            load_partition(path, key, names) if path and is_stored(path) else None
+            for path, names in zip(paths, parts, strict=True)
+        ]
+        for names, path, kept in zip(parts, paths, stored, strict=True):
             if kept is None:
-                kept = _fit_partition(model, {n: chosen[n] for n in names}, groups, source, bar.update)
+                modules = {n: chosen[n] for n in names}
+                room = memory_bytes - sum(construction_bytes(module, diagonal) for module in modules.values())
+                kept = _fit_partition(model, modules, groups, source, bar.update, room, diagonal)
                 if path:
-                    save_partition(path, key, *kept)
+                    if is_main():
+                        save_partition(path, key, *kept)
+                    kept = (load_partition(path, key, names) if is_stored(path) else None) or kept
             else:
                 bar.update(2 * len(groups))
-            layers |= kept[0]
+            layers.append(kept[0])
             checks |= kept[1]
     positions = sum(int(e.loss_mask.sum()) for e in encoded)
-    return Factors(layers, fingerprint, len(encoded), positions, checks)
+    joined: Mapping[str, LayerFactors] = ChainMap(*reversed(layers))  # type: ignore[arg-type]
+    return Factors(joined, fingerprint, len(encoded), positions, checks)
 
 
-def partitions(chosen: Mapping[str, nn.Module], memory_bytes: int) -> list[list[str]]:
+def _file_name(index: int, key: str, names: Sequence[str]) -> str:
+    return f"factors-{index:03d}-{digest_of([key, names])[:16]}.safetensors"
+
+
+def partitions(
+    chosen: Mapping[str, nn.Module], memory_bytes: int, *, diagonal: bool = False
+) -> list[list[str]]:
     """Return the layers' names in groups whose factors under construction fit ``memory_bytes``."""
     parts: list[list[str]] = []
     room = 0
     for name, module in chosen.items():
-        rows, columns = weight_shape(module)
-        # A and G with their eigenvectors, Λ and the diagonal, in 4 bytes each.
-        need = 4 * (2 * rows * rows + 2 * columns * columns + 2 * rows * columns)
+        need = construction_bytes(module, diagonal)
         if need > memory_bytes:
             raise ParameterError("memory_bytes", memory_bytes, f"at least {need} for layer {name} alone")
         if not parts or need > room:
@@ -115,26 +142,35 @@ def partitions(chosen: Mapping[str, nn.Module], memory_bytes: int) -> list[list[
     return parts
 
 
+def construction_bytes(module: nn.Module, diagonal: bool) -> int:
+    """Return the bytes of a layer's factors: A and G, whose places their eigenvectors take, and Λ."""
+    rows, columns = weight_shape(module)
+    return 4 * (rows * rows + columns * columns + (2 if diagonal else 1) * rows * columns)
+
+
 def _fit_partition(
     model: Any,
     modules: Mapping[str, nn.Module],
     groups: Sequence[Batch],
     source: LabelSource,
     tick: Callable[[], Any],
-) -> tuple[dict[str, LayerFactors], dict[str, dict[str, float]]]:
-    covariances, shared = _covariances(model, modules, groups, source, tick)
-    bases: dict[str, tuple[Tensor, Tensor]] = {}
-    quality: dict[str, dict[str, float]] = {}
-    for key, matrix in covariances.items():
-        values, vectors, check = eigenbasis(matrix, key)
-        bases[key], quality[key] = (values, vectors), check
+    room: int = 0,
+    diagonal: bool = False,
+) -> tuple[Mapping[str, LayerFactors], dict[str, dict[str, float]]]:
+    kept = KeptRows(room, modules)
+    covariances, shared = _covariances(model, modules, groups, source, tick, kept)
+    found = spread(_eigenbasis_tensors, covariances)
+    bases = {key: (values, vectors) for key, (values, vectors, _) in found.items()}
+    quality = {key: dict(zip(CHECKS, check.tolist(), strict=True)) for key, (_, _, check) in found.items()}
     layers, checks = {}, {}
     inputs = {name: f"{shared[name]}|in" for name in modules}
     rotations = {name: (bases[inputs[name]][1], bases[f"{name}|out"][1]) for name in modules}
-    corrected, diagonal = _second_moments(model, modules, rotations, groups, source, tick)
+    corrected, plain = _second_moments(
+        model, modules, rotations, groups, source, tick, kept, shared, diagonal
+    )
     for name in modules:
         (s_in, q_in), (s_out, q_out) = bases[inputs[name]], bases[f"{name}|out"]
-        layers[name] = LayerFactors(q_in, q_out, s_in, s_out, corrected[name], diagonal[name])
+        layers[name] = LayerFactors(q_in, q_out, s_in, s_out, corrected[name], plain.get(name))
         pair = (quality[inputs[name]], quality[f"{name}|out"])
         checks[name] = {what: max(q[what] for q in pair) for what in pair[0]}
     return layers, checks
@@ -146,38 +182,22 @@ def _covariances(
     groups: Sequence[Batch],
     source: LabelSource,
     tick: Callable[[], Any],
+    kept: KeptRows,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return A and G of every layer, and for each layer the one whose input (and A) it shares."""
     sums: dict[str, Tensor] = {}
     shared: dict[str, str] = {}
     positions = 0
-    for batch in groups:
-        with captured(model, modules) as seen:
+    for number, batch in enumerate(groups):
+        where = Positions.of(batch, model.device)
+        observer = CovariancePass(sums, shared, where, kept.open(number, len(where.real)))
+        with watched(model, modules, observer.on_input, observer.on_gradient):
             source.backward(model, batch)
-        if not shared:
-            shared = _shared_inputs(seen)
-        # Position t predicts token t + 1: it carries a loss term where the mask of t + 1 is set.
-        carries = torch.nn.functional.pad(batch.loss_mask[:, 1:], (0, 1)).to(model.device)
-        positions += int(carries.sum())
-        for name, (acts_bti, grads_bto) in seen.items():
-            if shared[name] == name:
-                _add_outer(sums, f"{name}|in", acts_bti[carries])
-            _add_outer(sums, f"{name}|out", grads_bto[carries])
+        positions += len(where.predicting)
         tick()
-    return {key: total / positions for key, total in sums.items()}, shared
-
-
-def _add_outer(sums: dict[str, Tensor], key: str, rows_nd: Tensor) -> None:
-    product = rows_nd.float().T @ rows_nd.float()
-    sums[key] = sums[key].add_(product) if key in sums else product
-
-
-def _shared_inputs(seen: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, str]:
-    """Map each layer to the first layer that was given the very same input tensor (gate and up)."""
-    first: dict[tuple[int, tuple[int, ...]], str] = {}
-    return {
-        name: first.setdefault((acts.data_ptr(), tuple(acts.shape)), name) for name, (acts, _) in seen.items()
-    }
+    add_up(sums[key] for key in sorted(sums))
+    positions = add_up_number(positions)
+    return {key: mirror(total).div_(positions) for key, total in sums.items()}, shared
 
 
 def _second_moments(
@@ -187,55 +207,37 @@ def _second_moments(
     groups: Sequence[Batch],
     source: LabelSource,
     tick: Callable[[], Any],
+    kept: KeptRows,
+    shared: Mapping[str, str],
+    diagonal: bool,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the mean squared per-example gradient in the eigenbasis and in the weights' own."""
+    """Return the mean squared per-example gradient in the eigenbasis and, if asked, in the weights' own."""
     corrected = {n: torch.zeros(weight_shape(m), device=model.device) for n, m in modules.items()}
-    diagonal = {n: torch.zeros_like(t) for n, t in corrected.items()}
+    plain = {n: torch.zeros_like(t) for n, t in corrected.items()} if diagonal else {}
     count = 0
-    for batch in groups:
-        with captured(model, modules) as seen:
-            source.backward(model, batch)
-        real = batch.attention_mask.to(model.device).unsqueeze(-1)
-        for name, (acts_bti, grads_bto) in seen.items():
-            q_in, q_out = rotations[name]
-            acts_bti = acts_bti.float() * real
-            grads_boi = torch.einsum("bto,bti->boi", grads_bto.float() * real, acts_bti)
-            diagonal[name] += grads_boi.square().sum(0)
-            corrected[name] += (q_out.T @ grads_boi @ q_in).square().sum(0)
+    for number, batch in enumerate(groups):
+        where = Positions.of(batch, model.device)
+        observer = MomentPass(corrected, plain, rotations, where)
+        if rows := kept.take(number):
+            observer.replay(rows, shared)
+        else:
+            with watched(model, modules, observer.on_input, observer.on_gradient):
+                source.backward(model, batch)
         count += len(batch.rows)
         tick()
+    add_up([*corrected.values(), *plain.values()])
+    count = add_up_number(count)
+    for total in (*corrected.values(), *plain.values()):
+        total.div_(count)
     for name in modules:
-        for tensor in (corrected[name], diagonal[name]):
-            tensor /= count
-            if not torch.isfinite(tensor).all():
-                raise NumericalError(f"the squared gradients of layer {name} are not finite")
-    return corrected, diagonal
+        if not torch.isfinite(corrected[name]).all():
+            raise NumericalError(f"the squared gradients of layer {name} are not finite")
+    return corrected, plain
 
 
-def eigenbasis(matrix: Tensor, name: str) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """Return eigenvalues, eigenvectors (columns) and the quality of a symmetric matrix's decomposition.
+CHECKS = ("orthogonality", "residual")
 
-    It is computed in double precision on the CPU and kept in single precision.
 
-    Raises
-    ------
-    NumericalError
-        Where the matrix or its decomposition is not finite, or the vectors are not orthogonal to 1e-3.
-    """
-    if not torch.isfinite(matrix).all():
-        raise NumericalError(f"covariance {name} is not finite")
-    wide = matrix.double().cpu()
-    wide = (wide + wide.T) / 2
-    values, vectors = torch.linalg.eigh(wide)
-    if not (torch.isfinite(values).all() and torch.isfinite(vectors).all()):
-        raise NumericalError(f"the eigendecomposition of {name} is not finite")
-    kept = vectors.float()
-    identity = torch.eye(len(values), dtype=torch.float64)
-    orthogonality = float((kept.double().T @ kept.double() - identity).abs().max())
-    residual = float(
-        (vectors * values @ vectors.T - wide).norm() / wide.norm().clamp(min=torch.finfo(torch.float64).tiny)
-    )
-    if orthogonality > 1e-3:
-        raise NumericalError(f"the eigenvectors of {name} are not orthogonal (off by {orthogonality:.1e})")
-    checks = {"orthogonality": orthogonality, "residual": residual}
-    return values.clamp(min=0).float().to(matrix.device), kept.to(matrix.device), checks
+def _eigenbasis_tensors(name: str, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    values, vectors, check = eigenbasis(matrix, name)
+    return values, vectors, torch.tensor([check[what] for what in CHECKS])

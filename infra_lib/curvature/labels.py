@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from infra_lib.models import Batch, Encoded, select_log_probs
+from infra_lib.models import Batch, Encoded, response_logits
 
 LABELS = ("sampled", "empirical")
+_SLICE = 2**22
+"""Probabilities that are summed up at a time, in double precision."""
 
 
 class LabelSource:
@@ -22,32 +24,34 @@ class LabelSource:
         self._kind, self._seed, self._encoded = kind, seed, encoded
 
     def backward(self, model: Any, batch: Batch) -> None:
-        """Run forward and backward of the batch's summed loss under these labels."""
-        batch = batch.to(model.device)
-        logits = model(**batch.inputs, use_cache=False).logits
-        if self._kind == "sampled":
-            batch = Batch(
-                self._sample(logits.detach(), batch),
-                batch.attention_mask,
-                batch.loss_mask,
-                batch.position_ids,
-                batch.rows,
-            )
-        (-select_log_probs(logits, batch).sum()).backward()
+        """Run forward and backward of the batch's summed loss under these labels.
 
-    @torch.no_grad()
-    def _sample(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Return token ids with the loss-carrying ones drawn from the model, by inverse distribution."""
-        uniform = torch.zeros(batch.loss_mask.shape)
-        mask = batch.loss_mask.cpu()
-        for i, row in enumerate(batch.rows):
-            uniform[i, mask[i]] = torch.from_numpy(self._uniform(row)).float()
-        cumulative = torch.softmax(logits[:, :-1].double(), dim=-1).cumsum(-1)
-        wanted = uniform[:, 1:, None].to(cumulative) * cumulative[..., -1:]
-        drawn = torch.searchsorted(cumulative, wanted).squeeze(-1).clamp(max=logits.shape[-1] - 1)
-        ids = batch.input_ids.clone()
-        ids[:, 1:] = torch.where(batch.loss_mask[:, 1:], drawn, ids[:, 1:])
-        return ids
+        The derivative of −log p_y by the logits is p − e_y: the probabilities that labels are drawn from
+        are the gradient as well, but for the labels' own entries.
+        """
+        batch = batch.to(model.device)
+        logits = response_logits(model, batch)
+        with torch.no_grad():
+            probs = torch.softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)
+            labels = batch.input_ids[batch.loss_mask]
+            if self._kind == "sampled":
+                labels = self._sample(probs, batch.rows)
+            probs[torch.arange(len(labels), device=probs.device), labels] -= 1
+        logits.backward(probs.to(logits.dtype))
+
+    def _sample(self, probs: Tensor, rows: Sequence[int]) -> Tensor:
+        """Return labels [loss terms] drawn from probabilities [loss terms, vocabulary].
+
+        Each is the inverse of the cumulative distribution at a number from its example's own stream, so
+        that it depends on neither the batch nor the order.
+        """
+        uniform = torch.from_numpy(np.concatenate([self._uniform(row) for row in rows])).to(probs.device)
+        step = max(1, _SLICE // probs.shape[-1])
+        drawn = []
+        for part, wanted in zip(probs.split(step), uniform.split(step), strict=True):
+            cumulative = part.cumsum(-1, dtype=torch.float64)
+            drawn.append(torch.searchsorted(cumulative, wanted.unsqueeze(-1) * cumulative[:, -1:]))
+        return torch.cat(drawn).squeeze(-1).clamp(max=probs.shape[-1] - 1)
 
     def _uniform(self, row: int) -> np.ndarray:
         """Return one uniform number per loss term of an example, from its own stream."""

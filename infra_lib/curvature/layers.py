@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,44 +31,90 @@ def model_fingerprint(model: Any, names: Sequence[str]) -> str:
     for name in names:
         weight = modules[name].weight.detach()
         digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
-        digest.update(weight.contiguous().cpu().view(torch.uint8).numpy().tobytes())
+        digest.update(weight.contiguous().cpu().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+@contextmanager
+def watched(
+    model: Any,
+    modules: Mapping[str, nn.Module],
+    on_input: Callable[[str, Tensor], None],
+    on_gradient: Callable[[str, Tensor], None],
+) -> Iterator[None]:
+    """Hand over each layer's input as the forward pass meets it, its output's gradient as the backward does.
+
+    Nothing is kept here, so that a caller can contract and let go: memory is that of the model's own
+    graph. The graph starts at the first of the layers (parameters are frozen for the duration), so that
+    no gradient flows further down than it is needed, and none is computed for a weight.
+
+    Parameters
+    ----------
+    on_input, on_gradient
+        Called with a layer's name and its input [..., in], or the gradient at its output [..., out].
+        Layers that are given the very same tensor get equal ``data_ptr()`` one directly after the other.
+    """
+
+    def forward(inputs: Any, output: Tensor, name: str) -> Tensor:
+        on_input(name, inputs[0].detach())
+        if not output.requires_grad:
+            output = output.detach().requires_grad_(True)
+        output.register_hook(lambda grad: on_gradient(name, grad.detach()))
+        return output
+
+    handles = [
+        module.register_forward_hook(lambda _m, inputs, output, name=name: forward(inputs, output, name))
+        for name, module in modules.items()
+    ]
+    frozen = [p for p in model.parameters() if p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter in frozen:
+            parameter.requires_grad_(True)
 
 
 @contextmanager
 def captured(model: Any, modules: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
     """Record (input [batch, tokens, in], output gradient [batch, tokens, out]) of layers in a backward pass.
 
-    No gradient of a weight is computed: parameters are frozen for the duration, and the embedding's
-    output starts the graph.
+    For work that needs all layers at once; :func:`watched` holds less in memory.
     """
     shape: list[int] = []
+    inputs: dict[str, Tensor] = {}
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def start(_m: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+    def start(_m: nn.Module, _inputs: Any, output: Tensor) -> None:
         shape[:] = output.shape[:2]
-        return output.detach().requires_grad_(True)
 
-    handles = [model.get_input_embeddings().register_forward_hook(start)]
-    for name, module in modules.items():
+    # OPT hands its MLPs all positions in one row; views bring back [batch, tokens, …].
+    def on_input(name: str, acts: Tensor) -> None:
+        inputs[name] = acts.view(*shape, -1)
 
-        def forward(_m: nn.Module, inputs: Any, output: Tensor, name: str = name) -> None:
-            # OPT hands its MLPs all positions in one row; views bring back [batch, tokens, …].
-            acts = inputs[0].detach().view(*shape, -1)
+    def on_gradient(name: str, grads: Tensor) -> None:
+        seen[name] = (inputs.pop(name), grads.reshape(*shape, -1))
 
-            def keep(grad: Tensor) -> None:
-                seen[name] = (acts, grad.detach().reshape(*shape, -1))
-
-            output.register_hook(keep)
-
-        handles.append(module.register_forward_hook(forward))
-    frozen = [p for p in model.parameters() if p.requires_grad]
-    for parameter in frozen:
-        parameter.requires_grad_(False)
+    handle = model.get_input_embeddings().register_forward_hook(start)
     try:
-        yield seen
+        with watched(model, modules, on_input, on_gradient):
+            yield seen
     finally:
-        for handle in handles:
-            handle.remove()
-        for parameter in frozen:
-            parameter.requires_grad_(True)
+        handle.remove()
+
+
+class SharedInput:
+    """Recognises layers that are given the very same input tensor one after the other (gate and up)."""
+
+    def __init__(self) -> None:
+        self._owner, self._acts = "", torch.empty(0)
+
+    def owner(self, name: str, acts: Tensor) -> str:
+        """Return the first layer that was given this tensor: ``name`` itself, or the one before it."""
+        # The last tensor is held, so that its memory cannot become another one's in the meantime.
+        if self._acts.data_ptr() != acts.data_ptr() or self._acts.shape != acts.shape:
+            self._owner, self._acts = name, acts
+        return self._owner

@@ -9,13 +9,18 @@ import json
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from tqdm import tqdm
 
 from infra_lib.errors import ParameterError
 from infra_lib.evaluate import sandbox
 from infra_lib.evaluate.grades import Grade
+
+WORKERS = 4
+"""Programs side by side. Making and ending namespaces is mostly waiting, so more than there are cores."""
+
+REASONS = {"ok": "correct", "wrong": "wrong answer"}
+"""How a sandbox's status reads as a grade's reason; the others read as they are."""
 
 _BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
@@ -27,7 +32,12 @@ def extract_program(response: str) -> str | None:
 
 
 def grade_code(
-    response: str, tests: str, *, entry_point: str = "f", limits: sandbox.Limits | None = None
+    response: str,
+    tests: str,
+    *,
+    entry_point: str = "f",
+    limits: sandbox.Limits | None = None,
+    isolation: str = "auto",
 ) -> Grade:
     """Grade a response by the hidden tests.
 
@@ -39,6 +49,13 @@ def grade_code(
         JSON: a list of ``{"args": [...], "expected": ...}``.
     entry_point
         The function to call.
+    limits, isolation
+        As for :func:`infra_lib.evaluate.sandbox.call`.
+
+    Raises
+    ------
+    SandboxError
+        Where the sandbox refuses to run programs.
     """
     program = extract_program(response)
     if program is None:
@@ -46,21 +63,17 @@ def grade_code(
     cases = json.loads(tests)
     if not cases:
         raise ParameterError("tests", tests, "at least one case with args and expected")
-    outcome = sandbox.call(program, entry_point, [case["args"] for case in cases], limits=limits)
-    if outcome.status != "ok" or outcome.values is None:
-        return Grade(False, program, outcome.status if outcome.status != "ok" else "error")
-    expected = [case["expected"] for case in cases]
-    right = len(outcome.values) == len(expected) and all(map(same, outcome.values, expected))
-    return Grade(right, program, "correct" if right else "wrong answer")
-
-
-def same(value: Any, expected: Any) -> bool:
-    """Compare two JSON values strictly: True is not 1, and 1.0 is not 1."""
-    if type(value) is not type(expected):
-        return False
-    if isinstance(value, list):
-        return len(value) == len(expected) and all(map(same, value, expected))
-    return bool(value == expected)
+    outcome = sandbox.check_calls(
+        program,
+        entry_point,
+        [case["args"] for case in cases],
+        [case["expected"] for case in cases],
+        limits=limits,
+        isolation=isolation,
+    )
+    if outcome.status == "refused":
+        raise sandbox.SandboxError(outcome.stderr)
+    return Grade(outcome.status == "ok", program, REASONS.get(outcome.status, outcome.status))
 
 
 def grade_many(
@@ -68,13 +81,22 @@ def grade_many(
     *,
     entry_point: str = "f",
     limits: sandbox.Limits | None = None,
-    workers: int = 2,
+    isolation: str = "auto",
+    workers: int = WORKERS,
     progress: bool = True,
 ) -> list[Grade]:
-    """Grade (response, tests) pairs, ``workers`` sandboxed programs at a time, in order."""
+    """Grade (response, tests) pairs, ``workers`` sandboxed programs at a time, in order.
+
+    Raises
+    ------
+    SandboxError
+        Where the sandbox refuses to run programs, before the first of them.
+    """
+    if pairs:
+        sandbox.resolve(isolation)
 
     def grade(pair: tuple[str, str]) -> Grade:
-        return grade_code(pair[0], pair[1], entry_point=entry_point, limits=limits)
+        return grade_code(pair[0], pair[1], entry_point=entry_point, limits=limits, isolation=isolation)
 
     with ThreadPoolExecutor(workers) as pool:
         graded = pool.map(grade, pairs)

@@ -6,25 +6,16 @@ compared exactly; anything else goes to the math-verify library.
 
 from __future__ import annotations
 
-import logging
 import re
 
+from infra_lib.answers import last_boxed, last_stated
+from infra_lib.evaluate.equivalence import same_value
 from infra_lib.evaluate.grades import Grade
-
-_STATED = re.compile(
-    r"answer is[:\s]*\$?(-?\d[\d,]*(?:\.\d+)?|[^\s.][^\n]*?)\$?(?=\.(?:\s|$)|\n|$)", re.IGNORECASE
-)
-_LONGEST = 20_000
-"""Characters of a response that are looked at, from its end: an answer stands there."""
 
 
 def extract_answer(response: str) -> str | None:
     """Return the final answer that a response states, or None."""
-    tail = response[-_LONGEST:]
-    if (boxed := _last_boxed(tail)) is not None:
-        return boxed.strip()
-    stated = _STATED.findall(tail)
-    return stated[-1].strip() if stated else None
+    return last_boxed(response) or last_stated(response)
 
 
 def grade_math(response: str, answer: str) -> Grade:
@@ -40,43 +31,20 @@ def grade_math(response: str, answer: str) -> Grade:
     extracted = extract_answer(response)
     if not extracted:
         return Grade(False, None, "no answer")
-    correct = _equal(extracted, answer)
+    correct = equal(extracted, answer)
     return Grade(correct, extracted, "correct" if correct else "wrong answer")
 
 
-def _last_boxed(text: str) -> str | None:
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return None
-    depth, begin = 0, start + len("\\boxed{")
-    for i in range(begin, len(text)):
-        if text[i] == "{":
-            depth += 1
-        elif text[i] == "}":
-            if depth == 0:
-                return text[begin:i]
-            depth -= 1
-    return None
-
-
-def _equal(extracted: str, answer: str) -> bool:
-    found, wanted = (text.replace(",", "").strip() for text in (extracted, answer))
+def equal(extracted: str, answer: str) -> bool:
+    """Return whether two answers say the same: whole numbers exactly, anything else by math-verify."""
+    found, wanted = (_without_separators(text.strip()) for text in (extracted, answer))
     if re.fullmatch(r"-?\d{1,400}", wanted) and re.fullmatch(r"-?\d{1,400}", found):
         return int(found) == int(wanted)
     if found == wanted:
         return True
-    # Imported here since it takes a second and plain numbers never need it.
-    from math_verify import parse, verify
+    return same_value(wanted, found)
 
-    logging.getLogger("math_verify").setLevel(logging.ERROR)
-    # Its own timeouts use signal.alarm, which works on the main thread only; the input is capped instead.
-    try:
-        return bool(
-            verify(
-                parse(f"${wanted[:500]}$", parsing_timeout=None),
-                parse(f"${found[:500]}$", parsing_timeout=None),
-                timeout_seconds=None,
-            )
-        )
-    except Exception:
-        return False
+
+def _without_separators(text: str) -> str:
+    """Return ``1,024`` as ``1024``, and a pair such as ``(1,2)`` as it is."""
+    return text.replace(",", "") if re.fullmatch(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?", text) else text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,33 +11,15 @@ import pytest
 import torch
 from conftest import tiny_qwen2
 from families import EXPERTS, FAMILIES, build
+from running import ALL, run
 from typer.testing import CliRunner
 
-from infra_lib.attribute import METHODS, Options, attribute
+from infra_lib.attribute import METHODS
 from infra_lib.attribute.options import EXAMPLES_ONLY
 from infra_lib.cli import app
-from infra_lib.errors import DataError, InfraError, ModelError, NumericalError, ParameterError
+from infra_lib.errors import InfraError, ModelError, NumericalError, ParameterError
 from infra_lib.examples import Example, write_jsonl
 from infra_lib.models import save_model
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory, splits):
-    folder = tmp_path_factory.mktemp("files")
-    write_jsonl(folder / "train.jsonl", splits.train[::4])
-    write_jsonl(folder / "target.jsonl", splits.target[::5])
-    return folder
-
-
-def options(model, files, out, **change) -> Options:
-    return Options(str(model), files / "train.jsonl", files / "target.jsonl", out, **change)
-
-
-def run(model, files, out, **change) -> Path:
-    return attribute(options(model, files, out, **change), progress=False)
-
-
-ALL = ("example", "sentence", "token")
 
 
 @pytest.mark.parametrize("reading", ["loss", "position"])
@@ -103,6 +84,38 @@ def test_an_example_that_is_its_own_target_is_among_the_most_helpful(model_folde
         assert ranks[examples[-1].id, "code"] == 1
 
 
+@pytest.mark.parametrize("batch", [0, 4], ids=["conjugate gradients", "minibatches"])
+def test_refinement_is_recorded_and_changes_scores_and_not_their_sums(
+    model_folder, files, tmp_path, batch
+) -> None:
+    plain = pd.read_parquet(run(model_folder, files, tmp_path / "plain") / "examples.parquet")
+    out = run(model_folder, files, tmp_path, levels=ALL, refine=2, refine_batch=batch)
+    examples, tokens = (pd.read_parquet(out / f"{level}s.parquet") for level in ("example", "token"))
+    keys = ["id", "target"]
+    whole = examples.set_index(keys)["score"]
+    sums = tokens.groupby(keys)["score"].sum().reindex(whole.index)
+    assert np.allclose(sums, whole, rtol=1e-4, atol=1e-4 * whole.abs().max())
+    before = plain.set_index(keys)["score"].reindex(whole.index)
+    record = json.loads((out / "provenance.json").read_text())["checks"]["refinement"]
+    for target, residual in record["relative_residual"].items():
+        assert 0 < residual["refined"] < residual["ekfac"]
+        pair = pd.DataFrame({"a": whole, "b": before}).xs(target, level="target")
+        expected = pair.corr("spearman").loc["a", "b"]
+        assert record["spearman_with_ekfac"][target] == pytest.approx(expected, abs=1e-3)
+        assert expected < 1
+    assert {row["iteration"] for row in record["record"]} >= {0, 2}
+
+
+def test_only_ekfac_can_be_refined(model_folder, files, tmp_path) -> None:
+    for change, words in (
+        ({"refine": 2, "method": "trak"}, "it refines ekfac"),
+        ({"refine": -1}, "--refine is -1"),
+        ({"refine": 1, "refine_batch": -1}, "--refine-batch is -1"),
+    ):
+        with pytest.raises(ParameterError, match=words):
+            run(model_folder, files, tmp_path, **change)
+
+
 def test_trak_scores_examples_and_says_how_many_found_themselves(model_folder, files, tmp_path) -> None:
     out = run(model_folder, files, tmp_path, method="trak")
     assert len(pd.read_parquet(out / "examples.parquet")) == 20
@@ -153,6 +166,7 @@ def test_every_dense_decoder_family_is_attributed(family, tokenizer, files, tmp_
     assert len(record["layers"]) >= 4
 
 
+@pytest.mark.reliability(kind="bad input", title="a mixture of experts to attribute")
 @pytest.mark.parametrize("family", EXPERTS)
 def test_mixtures_of_experts_are_refused_with_the_reason(family, tokenizer, files, tmp_path) -> None:
     save_model(build(family, EXPERTS[family], len(tokenizer)), tokenizer, tmp_path / "model")
@@ -160,35 +174,7 @@ def test_mixtures_of_experts_are_refused_with_the_reason(family, tokenizer, file
         run(tmp_path / "model", files, tmp_path / "out")
 
 
-BAD_LINES = [
-    ({"response": "  "}, "response is empty"),
-    ({"response": "word " * 600}, "over the model's context of 512"),
-    ({"id": "train-math-1-0000"}, "occurs twice"),
-    ({"domain": "chat"}, "domain 'chat' has no target"),
-    (None, "misses prompt"),
-    (b"\xff", "invalid UTF-8"),
-]
-
-
-@pytest.mark.parametrize(("change", "problem"), BAD_LINES)
-def test_a_bad_line_is_named_and_skip_bad_goes_on(model_folder, files, tmp_path, change, problem) -> None:
-    good = (files / "train.jsonl").read_bytes()
-    row = {"id": "new", "domain": "math", "prompt": "p", "response": "So the answer is 4."}
-    if change is None:
-        row.pop("prompt")
-    line = change if isinstance(change, bytes) else json.dumps(row | (change or {})).encode()
-    (tmp_path / "train.jsonl").write_bytes(good + line + b"\n")
-    shutil.copy(files / "target.jsonl", tmp_path)
-    with pytest.raises(DataError, match=problem) as caught:
-        run(model_folder, tmp_path, tmp_path / "out")
-    lines = good.count(b"\n")
-    assert f"line {lines + 1}" in str(caught.value)
-    out = run(model_folder, tmp_path, tmp_path / "out", skip_bad=True)
-    skipped = [json.loads(text) for text in (out / "skipped.jsonl").read_text().splitlines()]
-    assert [entry["line"] for entry in skipped] == [lines + 1]
-    assert len(pd.read_parquet(out / "examples.parquet")) == 2 * lines
-
-
+@pytest.mark.reliability(kind="bad input", title="an option of infra attribute that cannot be")
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -210,6 +196,7 @@ def test_bad_options_are_named_before_anything_is_loaded(files, tmp_path, change
         run(tmp_path / "no model", files, tmp_path / "out", **change)
 
 
+@pytest.mark.reliability(kind="bad input", title="a model that cannot be attributed")
 def test_unusable_models_are_named(model_folder, files, tmp_path, tokenizer) -> None:
     with pytest.raises(ModelError, match="neither a model folder"):
         run(tmp_path / "none", files, tmp_path / "out")
@@ -229,12 +216,6 @@ def test_unusable_models_are_named(model_folder, files, tmp_path, tokenizer) -> 
         run(tmp_path / "zero", files, tmp_path / "out")
 
 
-def test_an_out_folder_that_is_a_file_is_named(model_folder, files, tmp_path) -> None:
-    (tmp_path / "out").write_text("")
-    with pytest.raises(ParameterError, match="--out"):
-        run(model_folder, files, tmp_path / "out")
-
-
 def test_a_domain_only_in_the_target_is_a_target(model_folder, splits, tmp_path) -> None:
     write_jsonl(tmp_path / "train.jsonl", [e for e in splits.train[::4] if e.domain == "math"])
     write_jsonl(tmp_path / "target.jsonl", splits.target[::5])
@@ -252,6 +233,7 @@ def test_the_command_line_writes_scores_and_reports_errors(model_folder, files, 
     assert isinstance(bad.exception, InfraError)
 
 
+@pytest.mark.reliability(kind="bad input", title="examples with odd texts")
 def test_odd_texts_are_scored(model_folder, files, tmp_path, splits) -> None:
     odd = ["ünïcödé 🙂 שלום", "\u202eabc", "a\x00b", "x" * 50, "line\r\nline\n\n\nline", "   leading"]
     examples = [*splits.train[::8], *(Example(f"odd{i}", "math", "p", text) for i, text in enumerate(odd))]

@@ -177,6 +177,21 @@ def test_no_number_on_the_status_page_is_missing(browser, address, smoke) -> Non
     page.close()
 
 
+def test_the_reliability_page_counts_and_its_table_is_searched(browser, address, root) -> None:
+    page = browser.new_page()
+    page.goto(f"{address}/reliability.html")
+    if not (root / "records" / "reliability.json").exists():
+        assert "not available" in page.locator("article").inner_text()
+        return
+    assert page.locator(".infra-card").count() == 4
+    rows = page.locator("article tbody tr:visible")
+    every = rows.count()
+    page.locator(".infra-filter input").first.fill("changed byte base")
+    assert 0 < rows.count() < every
+    assert f"{rows.count()} of " in page.locator(".infra-filter output").first.inner_text()
+    page.close()
+
+
 def test_claims_page_shows_every_test_of_every_claim(browser, address) -> None:
     from infra_lib.paper import load_paper
 

@@ -44,6 +44,7 @@ def test_sampling_follows_its_seed_and_gives_as_many_as_asked(model, tokenizer, 
     assert len({text for answers in first for text in answers}) > 4
 
 
+@pytest.mark.reliability(kind="bad input", title="generation from nothing or without end")
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from infra_lib.errors import ParameterError
 from infra_lib.evaluate.accuracy import evaluate, grade_all
-from infra_lib.evaluate.grade_code import extract_program, grade_code, grade_many, same
+from infra_lib.evaluate.grade_code import extract_program, grade_code, grade_many
 from infra_lib.evaluate.grade_math import extract_answer, grade_math
+from infra_lib.evaluate.sandbox import same
 from infra_lib.examples import Example
 
 TESTS = json.dumps([{"args": [[1, 2]], "expected": 3}, {"args": [[5]], "expected": 5}])
@@ -50,6 +51,7 @@ def test_an_answer_that_is_missing_is_no_wrong_answer() -> None:
     assert grade_math("the answer is 2.", "1").reason == "wrong answer"
 
 
+@pytest.mark.reliability(kind="fuzz", title="any text as a model's answer")
 @given(st.text(max_size=200))
 @settings(max_examples=150, deadline=None)
 def test_no_text_crashes_the_extractors(text: str) -> None:
@@ -120,6 +122,7 @@ def test_grades_come_in_the_order_of_the_answers() -> None:
     assert [g.correct for g in grade_many(pairs, progress=False)] == [False, True] * 4
 
 
+@pytest.mark.reliability(kind="bad input", title="a problem without an answer or tests")
 def test_a_problem_that_cannot_be_graded_is_named_before_anything_runs() -> None:
     with pytest.raises(ParameterError, match="example a"):
-        evaluate(None, None, [Example("a", "math", "p", "r")], max_new_tokens=1)
+        evaluate(None, [Example("a", "math", "p", "r")], None)

@@ -28,7 +28,7 @@ def test_output_input_and_files_arrive() -> None:
         ("import time; time.sleep(60)", "timeout"),
         ("x = 'a' * 10**10", "memory"),
         ("while True: print('x' * 1000)", "output"),
-        ("import os; os.kill(os.getpid(), 9)", "killed"),
+        ("import ctypes; ctypes.string_at(0)", "killed"),
         ("def g(n): return g(n + 1)\ng(0)", "error"),
         ("open('big', 'wb').write(b'x' * 5_000_000)", "error"),
     ],

@@ -5,28 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
+from faults import data_digests
 
-from infra_lib.files import file_digest
-from infra_lib.stage import STAGES
+from infra_lib.layout import STAGES
 
 pytestmark = pytest.mark.xdist_group("smoke")
-
-
-def data_digests(project) -> dict[str, str]:
-    return {
-        str(path.relative_to(project.folder)): file_digest(path)
-        for stage in STAGES
-        for path in sorted((project.stage(stage) / "data").iterdir())
-    }
 
 
 def ran(output: str) -> set[str]:
@@ -56,6 +45,23 @@ def test_results_are_complete_and_consistent(smoke) -> None:
     assert (claims["verdict"] == "not measured").sum() == 4
 
 
+def test_method_page_has_every_method_and_its_checks_hold(smoke) -> None:
+    data = smoke.stage("07_method") / "data"
+    scored = pd.read_parquet(data / "sweep.parquet")
+    methods = {"ekfac", "kfac", "diagonal", "identity", "gradcos", "refined"}
+    assert set(scored["method"]) == methods
+    assert scored.groupby(["method", "damping", "target"]).size().unique().tolist() == [8]
+    between = pd.read_parquet(data / "method_agreement.parquet")
+    assert between.groupby("target").size().tolist() == [len(methods) ** 2] * 2
+    assert between["spearman"].between(-1.001, 1.001).all()
+    checks = json.loads((data / "checks.json").read_text())
+    assert checks["forward_against_backward"] < 1e-4
+    assert checks["sums_differ_by"] < 1e-4
+    residuals = pd.read_parquet(data / "residuals.parquet")
+    exact = residuals[residuals["solver"] == "conjugate gradients"]
+    assert (exact["refined"] < exact["ekfac"]).all()
+
+
 def test_uniform_runs_are_shared_between_notebooks(smoke) -> None:
     first = pd.read_parquet(smoke.stage("03_finetune_evaluate") / "data" / "answers.parquet")
     later = pd.read_parquet(smoke.stage("05_reweighting_arms") / "data" / "answers.parquet")
@@ -76,10 +82,10 @@ def test_a_second_run_reuses_everything_and_says_so(smoke) -> None:
 def test_a_changed_parameter_runs_only_what_depends_on_it(smoke) -> None:
     done = smoke.infra("run", "--study", "smoke", "-p", "damping=0.2")
     assert done.returncode == 0, done.stderr
-    assert ran(done.stdout) == {"04_example_influence", "06_summary"}
+    assert ran(done.stdout) == {"04_example_influence", "06_summary", "07_method"}
     assert "parameters: damping changed (0.1 → 0.2)" in done.stdout
     back = smoke.infra("run", "--study", "smoke")
-    assert ran(back.stdout) == {"04_example_influence", "06_summary"}
+    assert ran(back.stdout) == {"04_example_influence", "06_summary", "07_method"}
 
 
 def test_a_touched_notebook_is_reused_and_a_changed_one_runs(smoke) -> None:
@@ -99,59 +105,20 @@ def test_a_touched_notebook_is_reused_and_a_changed_one_runs(smoke) -> None:
         assert smoke.infra("run", "--study", "smoke").returncode == 0
 
 
-def test_a_run_killed_in_the_third_notebook_ends_in_the_same_numbers(smoke, tmp_path) -> None:
-    expected = data_digests(smoke)
-    shutil.rmtree(smoke.folder / "_build" / "studies" / "smoke")
-    command = [sys.executable, "-m", "infra_lib.cli", "run", "--study", "smoke"]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=smoke.folder, env=smoke.environment, stdout=log, stderr=log, start_new_session=True
-        )
-        runs = smoke.folder / "_build" / "studies" / "smoke" / "runs"
-        deadline = time.monotonic() + 200
-        while not list(runs.glob("*.parquet")) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    kept = {path.name for path in runs.glob("*.parquet")}
-    assert kept
-    assert not (smoke.stage("03_finetune_evaluate") / "provenance.json").exists()
-    _wait_for_workers(smoke.folder)
-    again = smoke.infra("run", "--study", "smoke")
-    assert again.returncode == 0, again.stdout[-2000:] + again.stderr[-2000:]
-    assert "01_data" not in ran(again.stdout)
-    assert data_digests(smoke) == expected
-
-
-def _wait_for_workers(folder: Path) -> None:
-    """Wait until nothing of the killed run is left (kernels and workers end with their parents)."""
-    import psutil
-
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        left = []
-        for process in psutil.process_iter(["cwd", "cmdline"]):
-            line = " ".join(process.info["cmdline"] or [])
-            if process.info["cwd"] == str(folder) and (
-                "ipykernel" in line or "spawn" in line or "infra_lib" in line
-            ):
-                left.append(process)
-        if not left:
-            return
-        time.sleep(0.3)
-    pytest.fail(f"left running after the kill: {left}")
-
-
+@pytest.mark.reliability(kind="fault", title="a run of a study that another process holds")
 def test_a_second_run_at_once_is_told_so(smoke) -> None:
     import fcntl
 
     with (smoke.stage(".lock")).open("a+") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        done = smoke.infra("run", "--study", "smoke")
+        before = smoke.stage("study.json").read_bytes()
+        done = smoke.infra("run", "--study", "smoke", "-p", "damping=0.7")
+        assert smoke.stage("study.json").read_bytes() == before
     assert done.returncode == 2
     assert "is being run by process" in done.stderr
 
 
+@pytest.mark.reliability(kind="bad input", title="a command line with a mistake")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -164,7 +131,7 @@ def test_a_second_run_at_once_is_told_so(smoke) -> None:
         (["run", "--study", "smoke", "-p", "difficulties=[1,9]"], "parameter difficulties is [1, 9]"),
         (["run", "--study", "smoke", "-p", "epochs"], "of the form name=value"),
         (["run", "09", "--study", "smoke"], "parameter stage is '09'"),
-        (["book", "--study", "small"], "which has not run"),
+        (["book", "--study", "small"], "the book needs 01_data: it has not run"),
         (["clean"], "--study"),
     ],
 )
@@ -176,6 +143,7 @@ def test_bad_input_is_one_sentence_and_a_status(smoke, arguments, message) -> No
     assert len(done.stderr.strip().splitlines()) <= 2
 
 
+@pytest.mark.reliability(kind="fault", title="the base models are missing")
 def test_a_missing_base_model_is_named_and_nothing_is_lost(smoke) -> None:
     change = ["-p", "base_folder=records/none", "-p", "study=other"]
     assert smoke.infra("run", "01", "--study", "smoke", *change).returncode == 0
@@ -188,6 +156,7 @@ def test_a_missing_base_model_is_named_and_nothing_is_lost(smoke) -> None:
     assert kept.is_file()
 
 
+@pytest.mark.reliability(kind="fault", title="every write above 4 KiB fails")
 def test_a_full_disk_is_named_and_leaves_no_half_file(smoke) -> None:
     """File sizes are limited to 4 KiB for the run, which fails every larger write."""
     import resource

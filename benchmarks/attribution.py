@@ -1,0 +1,218 @@
+"""Speed and memory of attribution, side by side with kronfluence and TRAK (`make benchmark`).
+
+Every measurement runs in a process of its own, on the same random model, sequences, precision,
+batches and threads; the libraries take turns, so that a busy machine hits all of them, and the
+fastest repetition counts. Seconds are those of the processor, which other programs disturb least.
+
+======================  ==============================================================================
+step                    what is timed
+======================  ==============================================================================
+``fit``                 EK-FAC factors from model to disk, true Fisher, MLP linears
+``tokens``              ours: query gradients, preconditioning and one forward-mode pass, giving token,
+                        sentence and example scores of two targets. kronfluence: two per-token runs,
+                        one for each target, query gradients included
+``examples``            kronfluence's two runs for example scores (ours come with the tokens'); TRAK's
+                        features and scores of both targets, through ``trak``
+``positions``           ours: query gradients and the position reading of both targets
+======================  ==============================================================================
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks.measure import MEMORY_BYTES
+from benchmarks.setting import SIZES, TARGETS
+from infra_lib.files import write_json
+from infra_lib.provenance import environment
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORD = ROOT / "records" / "benchmarks" / "attribution.json"
+PEERS = ("kronfluence", "traker", "bergson")
+PLAN = (
+    ("infra", "fit"),
+    ("kronfluence", "fit"),
+    ("infra", "tokens"),
+    ("kronfluence", "tokens"),
+    ("infra", "positions"),
+    ("kronfluence", "examples"),
+)
+RATIOS = (
+    ("fitting factors", "fit", "fit"),
+    ("token, sentence and example scores", "tokens", "tokens"),
+    ("example scores", "tokens", "examples"),
+    ("position scores", "positions", "tokens"),
+)
+
+
+def measure(library: str, step: str, size: str, folder: Path, threads: int) -> dict[str, Any]:
+    """Run one measurement in a process of its own and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.measure", library, step, size, str(folder), str(threads)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"{library} {step} at size {size} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def run(sizes: Sequence[str], threads: int, *, progress: bool = True) -> list[dict[str, Any]]:
+    """Measure every step at every size and return one record for each measurement."""
+    plan = [
+        (size, repeat, library, step)
+        for size in sizes
+        for repeat in range(SIZES[size].repeats)
+        for library, step in (
+            *PLAN,
+            *([("trak", "examples")] if size in ("tiny", "small") and repeat == 0 else []),
+        )
+        if library != "kronfluence" or importlib.util.find_spec("kronfluence")
+    ]
+    found = []
+    with tempfile.TemporaryDirectory(prefix="infra-benchmark-") as temporary:
+        for size, repeat, library, step in tqdm(plan, unit="measurement", disable=not progress):
+            # Factors of an earlier repetition would be resumed; each repetition has a folder of its own.
+            folder = Path(temporary) / size / str(repeat)
+            folder.mkdir(parents=True, exist_ok=True)
+            values = measure(library, step, size, folder, threads)
+            found.append({"size": size, "repeat": repeat, "library": library, "step": step, **values})
+    return found
+
+
+def earlier(path: Path, sizes: Sequence[str], threads: int) -> list[dict[str, Any]]:
+    """Return a record's runs at other sizes, if it comes from this very setting."""
+    if "tiny" in sizes or not path.is_file():
+        return []
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if record["environment"] != environment() or record["settings"]["threads"] != threads:
+        return []
+    return [found for found in record["runs"] if found["size"] not in sizes]
+
+
+def summarise(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return, per size and step, ours beside kronfluence's: the fastest repetition, the lowest peak."""
+    rows = []
+    for size in dict.fromkeys(run["size"] for run in runs):
+        for label, own, other in RATIOS:
+            mine = [r for r in runs if (r["size"], r["library"], r["step"]) == (size, "infra", own)]
+            theirs = [r for r in runs if (r["size"], r["library"], r["step"]) == (size, "kronfluence", other)]
+            row: dict[str, Any] = {
+                "size": size,
+                "what": label,
+                "parameters": mine[0]["parameters"],
+                "repeats": len(mine),
+                "seconds": min(r["seconds"] for r in mine),
+                "forward_seconds": min(r["forward_seconds"] for r in (*mine, *theirs)),
+                "peak_bytes": min(r["peak_bytes"] for r in mine),
+            }
+            if theirs:
+                row["peer_seconds"] = min(r["seconds"] for r in theirs)
+                row["peer_peak_bytes"] = min(r["peak_bytes"] for r in theirs)
+            rows.append(row)
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the summary as text."""
+    lines = [
+        f"{'size':8}{'what':36}{'ours':>9}{'kronfl.':>9}{'time':>7}{'forwards':>10}"
+        f"{'ours':>9}{'kronfl.':>9}{'memory':>8}",
+        f"{'':44}{'s':>9}{'s':>9}{'ratio':>7}{'':>10}{'MiB':>9}{'MiB':>9}{'ratio':>8}",
+    ]
+    for row in rows:
+        peer = "peer_seconds" in row
+        lines.append(
+            f"{row['size']:8}{row['what']:36}{row['seconds']:9.2f}"
+            + (f"{row['peer_seconds']:9.2f}{row['seconds'] / row['peer_seconds']:7.2f}" if peer else " " * 16)
+            + f"{row['seconds'] / row['forward_seconds']:10.1f}{row['peak_bytes'] / 2**20:9.0f}"
+            + (
+                f"{row['peer_peak_bytes'] / 2**20:9.0f}{row['peak_bytes'] / row['peer_peak_bytes']:8.2f}"
+                if peer
+                else ""
+            )
+        )
+    return "\n".join(lines)
+
+
+def notes() -> list[str]:
+    """Return what a reader of the numbers should know about the libraries that are missing."""
+    found = []
+    if importlib.util.find_spec("kronfluence") is None:
+        found.append("kronfluence is not installed (`make peers`), so nothing stands beside ours")
+    if importlib.util.find_spec("bergson") is None:
+        found.append(
+            "bergson is not measured: it declares torchvision, torchaudio and bitsandbytes, which nothing "
+            "here needs and which would replace the pinned torch"
+        )
+    found.append(
+        "trak runs at the smallest size alone, with 64 projected dimensions: on the CPU its projector draws "
+        "its whole matrix again for each batch"
+    )
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print a table with ratios, and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one tiny model, to see that everything runs")
+    parser.add_argument(
+        "--sizes",
+        nargs="+",
+        choices=[name for name in SIZES if name != "tiny"],
+        default=[name for name in SIZES if name != "tiny"],
+        help="measure these again; a record of the same commit and machine keeps its others",
+    )
+    parser.add_argument("--threads", type=int, default=1, help="of every library (default 1)")
+    parser.add_argument("--out", type=Path, default=RECORD, help="the record to write")
+    options = parser.parse_args(arguments)
+    sizes = ["tiny"] if options.quick else options.sizes
+    started = time.perf_counter()
+    runs = [*earlier(options.out, sizes, options.threads), *run(sizes, options.threads)]
+    runs.sort(key=lambda found: (list(SIZES).index(found["size"]), found["repeat"]))
+    rows = summarise(runs)
+    record = {
+        "environment": environment(),
+        "peers": {name: metadata.version(name) for name in PEERS if importlib.util.find_spec(_module(name))},
+        "settings": {
+            "threads": options.threads,
+            "dtype": "float32",
+            "targets": list(TARGETS),
+            "memory_bytes": MEMORY_BYTES,
+            "sizes": {name: asdict(SIZES[name]) for name in dict.fromkeys(r["size"] for r in runs)},
+        },
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seconds": time.perf_counter() - started,
+        "runs": runs,
+        "summary": rows,
+        "notes": notes(),
+    }
+    write_json(options.out, record)
+    print(table(rows))
+    for trak in (r for r in runs if r["library"] == "trak"):
+        print(f"{trak['size']:8}{'trak, example scores':36}{trak['seconds']:9.2f}")
+    print("\n".join(f"note: {note}" for note in record["notes"]))
+    print(f"recorded in {options.out}")
+
+
+def _module(package: str) -> str:
+    return {"traker": "trak"}.get(package, package)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""Files of results: tables with what their numbers mean in the schema, and ``provenance.json``.
+
+``examples.parquet``
+    id, target, score, rank (1 = most helpful), n_tokens.
+``sentences.parquet``
+    id, index, start, end (characters of the response), target, score.
+``tokens.parquet``
+    id, position, token (its text), start, end, target, score.
+``self_influence.parquet``
+    id, self_influence, n_tokens.
+
+An example's score is the sum of its sentences' and of its tokens', unless it is normalised by length
+(:mod:`infra_lib.attribute.normalise`). In the position reading the prompt's positions carry gradient
+too; their share has ``index`` and ``position`` −1 and an empty span, so that the sums still hold.
+
+The schema of each table holds, under the key ``infra``, JSON that says how to read its numbers
+(:func:`meaning`): ``json.loads(pyarrow.parquet.read_schema(path).metadata[b"infra"])``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra_lib.attribute.inputs import Inputs
+from infra_lib.attribute.normalise import SUMS_HOLD, by_length
+from infra_lib.attribute.options import CURVATURE, GRADIENT, Options
+from infra_lib.attribute.score import Scores
+from infra_lib.attributes import score_table
+from infra_lib.examples import Example, Sentence
+from infra_lib.files import replacing, write_text
+from infra_lib.influence import sum_over_spans
+from infra_lib.models import Encoded
+from infra_lib.sentences import split_sentences
+
+_PLAIN_UNITS = {
+    "gradcos": "none: a cosine",
+    "trak": "TRAK's own",
+    "loss": "nats per response token",
+    "length": "response tokens",
+    "bm25": "BM25",
+    "random": "none: standard normal numbers",
+}
+_PER = {
+    "none": "",
+    "length": ", per response token",
+    "sqrt_length": ", per root of the number of response tokens",
+    "self": ", per root of the example's self-influence",
+}
+
+
+def meaning(options: Options) -> dict[str, Any]:
+    """Return how to read the scores: method, reading, damping, normalisation, units, sign, sums.
+
+    What a method does not have (a reading, a damping) is None.
+    """
+    units = _PLAIN_UNITS.get(
+        options.method, "nats of the target per unit of weight in a loss that is a mean over examples"
+    )
+    signs = {"loss": "a higher loss", "length": "a longer response", "random": "nothing"}
+    sign = "positive: up-weighting the example raises the target"
+    if options.method in signs:
+        sign = f"higher: {signs[options.method]}"
+    elif options.method == "bm25":
+        sign = "higher: more of the target's words"
+    return {
+        "method": options.method,
+        "reading": options.reading if options.method in GRADIENT else None,
+        "damping": options.damping if options.method in CURVATURE else None,
+        "normalise": options.normalise,
+        "units": units + _PER[options.normalise],
+        "sign": sign,
+        "sums": (
+            "an example's score is the sum of its sentences' and of its tokens'"
+            if options.normalise in SUMS_HOLD
+            else "sums do not hold: each score is relative to its own number of tokens"
+        )
+        if options.method in GRADIENT
+        else None,
+    }
+
+
+def write_tables(options: Options, tokenizer: Any, inputs: Inputs, scores: Scores) -> None:
+    """Write the tables that were asked for, each whole or not at all, and the list of what was skipped."""
+    counts = [row.n_tokens for row in inputs.encoded]
+    read_as = meaning(options)
+    if "example" in options.levels:
+        values = {
+            target: by_length(sums, counts, options.normalise) for target, sums in scores.examples.items()
+        }
+        _to_parquet(options.out / "examples.parquet", score_table(values, inputs.train, counts), read_as)
+    if scores.tokens is not None and "sentence" in options.levels:
+        table = _sentence_table(inputs, scores.tokens, options.normalise)
+        _to_parquet(options.out / "sentences.parquet", table, read_as)
+    if scores.tokens is not None and "token" in options.levels:
+        _to_parquet(options.out / "tokens.parquet", _token_table(tokenizer, inputs, scores.tokens), read_as)
+    if scores.self_influence is not None:
+        ids = [example.id for example in inputs.train]
+        table = pd.DataFrame({"id": ids, "self_influence": scores.self_influence, "n_tokens": counts})
+        changed = {
+            "units": "nats of the example itself per unit of weight",
+            "normalise": "none",
+            "sums": None,
+        }
+        _to_parquet(options.out / "self_influence.parquet", table, read_as | changed)
+    if options.skip_bad:
+        lines = [{"file": str(p.path), "line": p.line, "problem": p.problem} for p in inputs.skipped]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        write_text(options.out / "skipped.jsonl", text)
+
+
+def _to_parquet(path: Path, frame: pd.DataFrame, read_as: Mapping[str, Any]) -> None:
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    metadata = {**(table.schema.metadata or {}), b"infra": json.dumps(read_as, sort_keys=True).encode()}
+    with replacing(path) as temporary:
+        pq.write_table(table.replace_schema_metadata(metadata), temporary)
+
+
+def _split(row: Encoded, values: np.ndarray) -> tuple[float | None, np.ndarray]:
+    """Return the prompt's share (None in the loss reading) and the values of the response's tokens.
+
+    In the position reading, a response token takes the value of the position that predicts it, and
+    what is left (the prompt before its last position, the sequence's last token) is the prompt's share.
+    """
+    if len(values) == row.n_tokens:
+        return None, values
+    first = int(row.loss_mask.nonzero()[0])
+    own = values[first - 1 : first - 1 + row.n_tokens]
+    return float(values.sum(dtype=np.float64) - own.sum(dtype=np.float64)), own
+
+
+def _sentence_table(inputs: Inputs, tokens: Mapping[str, list[np.ndarray]], normalise: str) -> pd.DataFrame:
+    parts = []
+    for target, rows in tokens.items():
+        for example, row, values in zip(inputs.train, inputs.encoded, rows, strict=True):
+            share, own = _split(row, values)
+            spans = _spans(example)
+            bounds = [(s.start, s.end) for s in spans]
+            sums = sum_over_spans(own.astype(np.float64), row.offsets, bounds)
+            counts = sum_over_spans(np.ones(row.n_tokens), row.offsets, bounds)
+            part = pd.DataFrame(
+                {
+                    "id": example.id,
+                    "index": range(len(spans)),
+                    "start": [s.start for s in spans],
+                    "end": [s.end for s in spans],
+                    "target": target,
+                    "score": by_length(sums, counts, normalise),
+                }
+            )
+            if share is not None:
+                left = by_length(np.array([share]), [len(values) - row.n_tokens], normalise)
+                part.loc[len(part)] = [example.id, -1, 0, 0, target, float(left[0])]
+            parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _spans(example: Example) -> tuple[Sentence, ...]:
+    return example.sentences or split_sentences(example.response)
+
+
+def _token_table(tokenizer: Any, inputs: Inputs, tokens: Mapping[str, list[np.ndarray]]) -> pd.DataFrame:
+    parts = []
+    for target, rows in tokens.items():
+        for example, row, values in zip(inputs.train, inputs.encoded, rows, strict=True):
+            share, own = _split(row, values)
+            where = row.loss_mask.nonzero()[:, 0].tolist()
+            part = pd.DataFrame(
+                {
+                    "id": example.id,
+                    "position": where,
+                    "token": [tokenizer.decode([int(row.input_ids[t])]) for t in where],
+                    "start": [start for start, _ in row.offsets],
+                    "end": [end for _, end in row.offsets],
+                    "target": target,
+                    "score": own.astype(np.float64),
+                }
+            )
+            if share is not None:
+                part.loc[len(part)] = [example.id, -1, "", 0, 0, target, share]
+            parts.append(part)
+    return pd.concat(parts, ignore_index=True)

@@ -1,0 +1,220 @@
+"""Compare two studies' results file by file: the same bytes, apart from times and provenance.
+
+Every data file, figure and table fragment of every stage is compared. Three things may
+differ between two runs that gave the same results, and are left out by rule, here and
+nowhere else: the note of study and parameters in a parquet file's metadata, the fragment
+that shows commits and times (:data:`APART`), and the records of provenance themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra_lib import tables
+from infra_lib.checksums import check_record, write_manifest
+from infra_lib.errors import DataError, ParameterError
+from infra_lib.files import file_digest, read_sealed, write_sealed
+from infra_lib.layout import STAGES, read_provenance, stage_folder
+
+COMPARED = ("data", "figures", "tables")
+APART = frozenset({"06_summary/tables/provenance.md"})
+"""Files that show times and commits, and so differ between any two runs."""
+
+RECORD = "determinism.json"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the comparison of two studies found.
+
+    Attributes
+    ----------
+    identical
+        Files with the same content, byte for byte.
+    differences
+        One line per file that differs or is in one study only, by relative name.
+    largest
+        Largest difference of a number in a table, relative to the column's largest magnitude;
+        infinite where tables differ in shape, text or missing values.
+    """
+
+    identical: list[str]
+    differences: dict[str, str]
+    largest: float
+
+    def within(self, tolerance: float) -> bool:
+        """Return whether only numbers (and what is drawn from them) differ, up to a tolerance."""
+        return self.largest <= tolerance
+
+
+def compare(a: Path, b: Path) -> Comparison:
+    """Compare the results of two study folders.
+
+    Raises
+    ------
+    DataError
+        For a study of which a stage has not run.
+    """
+    names = sorted(_files(a) | _files(b))
+    identical, differences, largest = [], {}, 0.0
+    for name in names:
+        problem, distance = _difference(a / name, b / name)
+        if problem:
+            differences[name] = problem
+            largest = max(largest, distance)
+        else:
+            identical.append(name)
+    return Comparison(identical, differences, largest)
+
+
+def _files(folder: Path) -> set[str]:
+    found = set()
+    for stage in STAGES:
+        if read_provenance(folder / stage) is None:
+            raise DataError(folder / stage, "has not run, so there is nothing to compare")
+        for part in COMPARED:
+            paths = (path for path in (folder / stage / part).rglob("*") if path.is_file())
+            found |= {str(path.relative_to(folder)) for path in paths}
+    return found - APART
+
+
+def _difference(a: Path, b: Path) -> tuple[str | None, float]:
+    """Return how two files differ, in words, and by how much where numbers tell."""
+    if not a.is_file() or not b.is_file():
+        return f"is in {'the second' if b.is_file() else 'the first'} study only", math.inf
+    if file_digest(a) == file_digest(b):
+        return None, 0.0
+    if a.suffix != ".parquet":
+        # Figures and fragments are drawn from tables, which say by how much.
+        return "differs", 0.0 if a.parent.name in ("figures", "tables") else math.inf
+    if _content(a) == _content(b):
+        return None, 0.0
+    distance = table_distance(pd.read_parquet(a), pd.read_parquet(b))
+    return f"differs by up to {distance:.1e} of a column's largest value", distance
+
+
+def _content(path: Path) -> bytes:
+    """Return a table as bytes, without the note of its study and parameters."""
+    table = pq.read_table(path)
+    kept = {key: value for key, value in (table.schema.metadata or {}).items() if key != b"infra"}
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema.with_metadata(kept)) as writer:
+        writer.write_table(table.replace_schema_metadata(kept).combine_chunks())
+    return sink.getvalue().to_pybytes()
+
+
+def table_distance(a: pd.DataFrame, b: pd.DataFrame) -> float:
+    """Return the largest difference of two tables' numbers, relative to each column's largest magnitude.
+
+    Infinite where shapes, columns, types, texts or missing values differ.
+    """
+    if list(a.columns) != list(b.columns) or len(a) != len(b) or list(a.dtypes) != list(b.dtypes):
+        return math.inf
+    largest = 0.0
+    for name in a.columns:
+        if pd.api.types.is_float_dtype(a[name]):
+            x, y = a[name].to_numpy(float), b[name].to_numpy(float)
+            if not np.array_equal(np.isfinite(x), np.isfinite(y)):
+                return math.inf
+            finite = np.isfinite(x)
+            scale = max(np.abs(x[finite]).max(initial=0.0), np.abs(y[finite]).max(initial=0.0))
+            if scale:
+                largest = max(largest, float(np.abs(x - y)[finite].max(initial=0.0) / scale))
+        elif not a[name].equals(b[name]):
+            return math.inf
+    return largest
+
+
+# --- The record, and how the book shows it -----------------------------------------------
+
+
+def setting(root: Path, study: str) -> dict[str, Any]:
+    """Return what a study ran on: commit, device, versions, threads, processes, and when it ended."""
+    record = read_provenance(stage_folder(study, list(STAGES)[-1], root)) or {}
+    opened = read_sealed(stage_folder(study, "study.json", root))
+    named = {"study": study, "processes": opened["processes"], "started": record.get("started")}
+    return {**named, **record.get("environment", {})}
+
+
+def record_comparison(root: Path, a: str, b: str, found: Comparison, label: str) -> Path:
+    """Add a comparison to ``records/determinism.json``, in the place of an earlier one of the same label."""
+    path = root / "records" / RECORD
+    kept = read_comparisons(root) or {}
+    kept[label] = {
+        "studies": [setting(root, a), setting(root, b)],
+        "identical": len(found.identical),
+        "differences": found.differences,
+        "largest": found.largest if math.isfinite(found.largest) else "not numbers alone",
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_sealed(path, {"comparisons": kept})
+    write_manifest(root / "records")
+    return path
+
+
+def read_comparisons(root: Path) -> dict[str, Any] | None:
+    """Return the recorded comparisons by label, or None where there is no record.
+
+    Raises
+    ------
+    DataError
+        For a record that is torn or changed.
+    """
+    path = root / "records" / RECORD
+    if not path.exists():
+        return None
+    check_record(root, path)
+    comparisons: dict[str, Any] = read_sealed(path)["comparisons"]
+    return comparisons
+
+
+def determinism(root: Path) -> str:
+    """Return what the book says about repeated runs, from the record; that there is none, where so."""
+    comparisons = read_comparisons(root)
+    if not comparisons:
+        return f"Two runs of one study have not been compared yet: {tables.NOT_AVAILABLE}."
+    rows = []
+    for label, record in comparisons.items():
+        rows.append([tables.escape(label), *_shown(record)])
+    headers = ["compared", "run on", "files", "identical", "what differs"]
+    table = tables.html_table(headers, rows, left=2, label="Repeated runs compared")
+    last = max(record["when"] for record in comparisons.values())
+    return f"{tables.badge('recorded', last[:10])} Last compared {last[:10]}.\n\n{table}"
+
+
+def _shown(record: Mapping[str, Any]) -> list[str]:
+    first = record["studies"][0]
+    where = f"{first.get('device', tables.NOT_AVAILABLE)}, commit {str(first.get('commit'))[:12]}"
+    count = record["identical"] + len(record["differences"])
+    if not record["differences"]:
+        differs = "nothing"
+    elif isinstance(record["largest"], str):
+        differs = ", ".join(record["differences"])
+    else:
+        differs = f"numbers in tables, by at most {record['largest']:.1e} of a column's largest value"
+    return [tables.escape(where), f"{count:,}", f"{record['identical']:,}", tables.escape(differs)]
+
+
+def find_study(root: Path, name: str) -> Path:
+    """Return the folder of a study that has run.
+
+    Raises
+    ------
+    ParameterError
+        For a study without results, naming those that have some.
+    """
+    folder = stage_folder(name, ".", root).resolve()
+    if not (folder / "study.json").exists():
+        having = sorted(path.parent.name for path in folder.parent.glob("*/study.json"))
+        raise ParameterError("study", name, f"one that has run: {', '.join(having) or 'none has'}")
+    return folder

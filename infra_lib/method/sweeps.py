@@ -1,0 +1,231 @@
+"""The same examples scored by many directions at once: a damping sweep, and methods side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from infra_lib.curvature import METHODS, Factors, captured
+from infra_lib.errors import NumericalError, ParameterError
+from infra_lib.examples import Example
+from infra_lib.influence import Direction, precondition
+from infra_lib.models import Encoded, batches, token_log_probs
+from infra_lib.refine import Refined
+
+Key = tuple[str, float, str]
+"""Method, damping, target."""
+
+
+def scores_along(
+    model: Any,
+    encoded: Sequence[Encoded],
+    directions: Mapping[Key, Direction],
+    *,
+    pad_id: int = 0,
+    batch_tokens: int = 4096,
+) -> tuple[dict[Key, np.ndarray], np.ndarray]:
+    """Return ⟨V, g_i⟩ of every example along many directions, and every example's ‖g_i‖.
+
+    Each example's gradient is formed once, layer by layer, and contracted with all directions, so the
+    number of directions hardly matters. That takes memory for a batch's per-example gradients of one
+    layer: a means for sweeps on small models, where :func:`infra_lib.influence.token_scores` is one for
+    any size.
+
+    Returns
+    -------
+    tuple
+        Scores [examples] per direction, and norms [examples].
+    """
+    keys = list(directions)
+    names = list(next(iter(directions.values())))
+    modules = dict(model.named_modules())
+    stacked = {n: torch.stack([directions[k][n].flatten() for k in keys]) for n in names}  # [keys, out·in]
+    scores, squared = np.zeros((len(keys), len(encoded))), np.zeros(len(encoded))
+    for batch in batches(encoded, batch_tokens=batch_tokens, pad_id=pad_id):
+        batch = batch.to(model.device)
+        with captured(model, {n: modules[n] for n in names}) as seen:
+            token_log_probs(model, batch).sum().backward()
+        real = batch.attention_mask.unsqueeze(-1)
+        rows = list(batch.rows)
+        for name, (acts_bti, grads_bto) in seen.items():
+            grads_bg = torch.einsum("bto,bti->boi", grads_bto.float() * real, acts_bti.float()).flatten(1)
+            scores[:, rows] += (stacked[name].to(grads_bg) @ grads_bg.T).double().cpu().numpy()
+            squared[rows] += grads_bg.square().sum(1).double().cpu().numpy()
+    if not (np.isfinite(scores).all() and np.isfinite(squared).all()):
+        raise NumericalError("a score of the sweep is not finite")
+    return dict(zip(keys, scores, strict=True)), np.sqrt(squared)
+
+
+def sweep(
+    model: Any,
+    train: Sequence[Example],
+    encoded: Sequence[Encoded],
+    factors: Factors,
+    gradients: Mapping[str, Direction],
+    *,
+    damping: float,
+    dampings: Sequence[float],
+    refined: Mapping[str, Direction] | None = None,
+    pad_id: int = 0,
+    batch_tokens: int = 4096,
+) -> pd.DataFrame:
+    """Score examples by each method of the family at each damping, and by the methods without one.
+
+    Parameters
+    ----------
+    gradients
+        Target name to ∇f.
+    damping
+        The default, at which methods are compared; it is added to ``dampings`` where it is missing.
+    refined
+        Target name to refined direction (at the default damping).
+
+    Returns
+    -------
+    pandas.DataFrame
+        method (of the family, ``refined``, ``gradcos``), damping, target, id, score. ``identity`` is the
+        dot product of gradients, whose ranks no damping changes; it stands once, at the default.
+    """
+    if not dampings:
+        raise ParameterError("dampings", list(dampings), "a non-empty list")
+    directions: dict[Key, Direction] = {}
+    for target, gradient in gradients.items():
+        for method in METHODS:
+            values = [damping] if method == "identity" else sorted({damping, *dampings})
+            for value in values:
+                directions[method, value, target] = precondition(
+                    factors, gradient, damping=value, method=method
+                )
+        if refined:
+            directions["refined", damping, target] = refined[target]
+    scores, norms = scores_along(model, encoded, directions, pad_id=pad_id, batch_tokens=batch_tokens)
+    for target in gradients:
+        # A positive factor per target is left out: the norm of ∇f changes no rank.
+        plain = scores["identity", damping, target]
+        scores["gradcos", damping, target] = np.divide(
+            plain, norms, out=np.zeros_like(plain), where=norms > 0
+        )
+    ids = [example.id for example in train]
+    return pd.concat(
+        [
+            pd.DataFrame({"method": m, "damping": d, "target": t, "id": ids, "score": values})
+            for (m, d, t), values in scores.items()
+        ],
+        ignore_index=True,
+    )
+
+
+def damping_agreement(scores: pd.DataFrame, damping: float) -> pd.DataFrame:
+    """Return Spearman's correlation of scores with the same method's at the default damping.
+
+    Parameters
+    ----------
+    scores
+        As :func:`sweep` gives it.
+
+    Returns
+    -------
+    pandas.DataFrame
+        target, method, damping, spearman, n (examples), for methods that were swept.
+    """
+    rows = []
+    for (target, method), part in scores.groupby(["target", "method"], sort=False):
+        wide = part.pivot(index="id", columns="damping", values="score")
+        if len(wide.columns) < 2:
+            continue
+        ranks = wide.rank().corr()[damping]
+        rows += [
+            {"target": target, "method": method, "damping": float(d), "spearman": float(r), "n": len(wide)}
+            for d, r in ranks.items()
+        ]
+    return pd.DataFrame(rows)
+
+
+def method_agreement(scores: pd.DataFrame, damping: float) -> pd.DataFrame:
+    """Return Spearman's correlation between each pair of methods at one damping, per target.
+
+    Returns
+    -------
+    pandas.DataFrame
+        target, first, second, spearman, n (examples); both orders of a pair, and each with itself.
+    """
+    rows = []
+    chosen = scores[scores["damping"] == damping]
+    for target, part in chosen.groupby("target", sort=False):
+        wide = part.pivot(index="id", columns="method", values="score")
+        ranks = wide.rank().corr()
+        rows += [
+            {"target": target, "first": a, "second": b, "spearman": float(ranks.loc[a, b]), "n": len(wide)}
+            for a in wide.columns
+            for b in wide.columns
+        ]
+    return pd.DataFrame(rows)
+
+
+# --- Refinement --------------------------------------------------------------------------
+
+
+def convergence_table(results: Mapping[str, Refined], examples: int, batch: int) -> pd.DataFrame:
+    """Return residuals of several refinements against passes over the examples.
+
+    Parameters
+    ----------
+    results
+        Solver's name to its result.
+    examples, batch
+        Training examples, and examples of a minibatch of the stochastic solver.
+
+    Returns
+    -------
+    pandas.DataFrame
+        solver, target, iteration, passes (of its iterations, without the start's and the checks'
+        products), residual.
+    """
+    parts = []
+    for solver, result in results.items():
+        size = examples if result.step is None else min(batch, examples)
+        record = result.record.assign(solver=solver, passes=result.record["iteration"] * size / examples)
+        parts.append(record[["solver", "target", "iteration", "passes", "residual"]])
+    return pd.concat(parts, ignore_index=True)
+
+
+def convergence_words(curves: pd.DataFrame) -> str:
+    """Return first and last residual of each solver and target in words."""
+    parts = []
+    for (solver, target), rows in curves.groupby(["solver", "target"], sort=False):
+        ordered = rows.sort_values("passes")
+        first, last = ordered.iloc[0], ordered.iloc[-1]
+        parts.append(
+            f"{solver}, {target}: {first.residual:.2g} to {last.residual:.2g} in {last.passes:.3g} passes"
+        )
+    return "; ".join(parts)
+
+
+def residual_table(results: Mapping[str, Refined]) -> pd.DataFrame:
+    """Return residuals before and after: solver, target, ekfac, scale, ekfac_rescaled, refined."""
+    return pd.DataFrame(
+        [
+            {
+                "solver": solver,
+                "target": target,
+                "ekfac": values["ekfac"],
+                "scale": result.scale[target],
+                "ekfac_rescaled": values["ekfac_rescaled"],
+                "refined": values["refined"],
+            }
+            for solver, result in results.items()
+            for target, values in result.residuals().items()
+        ]
+    )
+
+
+def agreement_words(between: pd.DataFrame) -> str:
+    """Return the agreement of EK-FAC with each other method in words."""
+    rows = between[(between["first"] == "ekfac") & (between["second"] != "ekfac")]
+    return "; ".join(
+        f"EK-FAC and {r.second} on {r.target}: {r.spearman:.2f}" for r in rows.itertuples(index=False)
+    )

@@ -1,0 +1,218 @@
+"""What attribution costs: tables and figures from the recorded benchmarks, as the book shows them.
+
+The benchmarks (``benchmarks/``) run apart from a build, on a quiet machine, and leave their record
+in ``records/benchmarks``. Where there is none, the page says so.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from infra_lib import style
+from infra_lib.frames import rows as each_row
+from infra_lib.tables import NOT_AVAILABLE, badge, escape, html_table
+
+STEPS = {"token scores": ("#0072b2", "o"), "position scores": ("#d55e00", "s"), "fitting": ("#7f7f7f", "^")}
+LIBRARIES = {"this library": ("#0072b2", "o", "-"), "kronfluence": ("#7f7f7f", "s", "--")}
+MISSING = "No benchmark is recorded here: `make benchmark` runs them and leaves their record."
+
+
+def write_performance(root: Path, results: Path) -> dict[str, str]:
+    """Draw the figures into ``results/figures/performance`` and return the page's fragments by name."""
+    folder = results / "figures" / "performance"
+    style.apply()
+    fragments = {"performance_ratios": MISSING, "performance_cost": MISSING, "performance_memory": ""}
+    if record := _read(root, "attribution"):
+        fragments["performance_ratios"] = f"{origin(record)}\n\n{ratio_table(record)}\n\n{remarks(record)}"
+        frame = memory_frame(record)
+        fragments["performance_memory"] = _shown(
+            folder,
+            "memory",
+            memory_figure(frame),
+            frame,
+            alt="Peak memory above the loaded model against the number of parameters, on logarithmic axes, "
+            "for fitting factors and for scoring, this library beside kronfluence. "
+            + " ".join(
+                f"{r.library}, {r.step}, {r.parameters / 1e6:.1f} million parameters: {r.mebibytes:.0f} MiB."
+                for r in each_row(frame)
+            ),
+            caption="Peak resident memory above that of the loaded model, each measured in a process of its "
+            f"own (n = {frame['repeats'].min()} to {frame['repeats'].max()} repetitions, the lowest shown).",
+        )
+    if record := _read(root, "cost"):
+        frame = pd.DataFrame(record["points"])
+        frame["forwards"] = frame["seconds"] / frame["forward_seconds"]
+        fragments["performance_cost"] = f"{origin(record)}\n\n" + _shown(
+            folder,
+            "cost",
+            cost_figure(frame),
+            frame,
+            alt="Left: processor seconds against training tokens for fitting, token scores and position "
+            "scores. Right: plain forward passes that scoring costs against the number of targets. "
+            + " ".join(
+                f"{r.what}, {r.tokens} tokens, {r.targets} targets: {r.seconds:.2f} s, {r.forwards:.1f} "
+                "forward passes."
+                for r in each_row(frame)
+            ),
+            caption="Processor seconds of one thread against training tokens (two targets), with a line "
+            "through the origin and the largest size; and cost against the number of targets, in plain "
+            f"forward passes over the same tokens (fastest of {frame['repeats'].max()} repetitions).",
+        )
+    return fragments
+
+
+def _read(root: Path, name: str) -> dict[str, Any] | None:
+    path = root / "records" / "benchmarks" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _shown(folder: Path, name: str, figure: Figure, data: pd.DataFrame, *, alt: str, caption: str) -> str:
+    """Write a figure's files and return the lines that include it."""
+    style.save_figure(
+        folder, "performance", name, figure, data=data, alt=alt, caption=caption, page="/performance"
+    )
+    return (folder / f"{name}.md").read_text(encoding="utf-8")
+
+
+def origin(record: dict[str, Any]) -> str:
+    """Return the badge of a recorded run, and what it ran on."""
+    environment = record["environment"]
+    title = f"commit {environment['commit'][:12]}, {record['started'][:10]}"
+    versions = {"torch": environment["versions"]["torch"], **record.get("peers", {})}
+    libraries = ", ".join(f"{name} {version}" for name, version in versions.items())
+    threads = record["settings"]["threads"]
+    return (
+        f"{badge('recorded', title)} {escape(title)}; {escape(environment['device'])}, {threads} thread"
+        f"{'s' if threads != 1 else ''}, {escape(record['settings']['dtype'])}; {escape(libraries)}."
+    )
+
+
+def ratio_table(record: dict[str, Any]) -> str:
+    """Return ours beside kronfluence's: seconds, peak memory, and their ratios."""
+    rows = []
+    for row in record["summary"]:
+        theirs, memory = row.get("peer_seconds"), row.get("peer_peak_bytes")
+        rows.append(
+            [
+                f"{row['parameters'] / 1e6:.1f}",
+                escape(row["what"]),
+                f"{row['seconds']:.2f}",
+                f"{theirs:.2f}" if theirs else NOT_AVAILABLE,
+                f"<strong>{theirs / row['seconds']:.2f}</strong>" if theirs else NOT_AVAILABLE,
+                f"{row['seconds'] / row['forward_seconds']:.1f}",
+                f"{row['peak_bytes'] / 2**20:.0f}",
+                f"{memory / 2**20:.0f}" if memory else NOT_AVAILABLE,
+                f"<strong>{row['peak_bytes'] / memory:.2f}</strong>" if memory else NOT_AVAILABLE,
+                str(row["repeats"]),
+            ]
+        )
+    headers = [
+        "million parameters",
+        "what",
+        "seconds",
+        "kronfluence, s",
+        "times as fast",
+        "in forward passes",
+        "peak MiB",
+        "kronfluence, MiB",
+        "memory ratio",
+        "n",
+    ]
+    return html_table(headers, rows, left=2, label="Cost beside kronfluence")
+
+
+def remarks(record: dict[str, Any]) -> str:
+    """Return the record's notes, and TRAK's time where it was measured."""
+    lines = [f"- {escape(note)}" for note in record["notes"]]
+    lines += [
+        f"- TRAK through `trak`, example scores at {run['parameters'] / 1e6:.1f} million parameters: "
+        f"{run['seconds']:.2f} s, {run['peak_bytes'] / 2**20:.0f} MiB"
+        for run in record["runs"]
+        if run["library"] == "trak"
+    ]
+    return "\n".join(lines)
+
+
+def memory_frame(record: dict[str, Any]) -> pd.DataFrame:
+    """Return peak memory. Columns: library, step, parameters, mebibytes, repeats."""
+    kept = {"fitting factors": "fitting factors", "token, sentence and example scores": "scoring"}
+    rows = []
+    for row in record["summary"]:
+        if row["what"] not in kept:
+            continue
+        for library, key in (("this library", "peak_bytes"), ("kronfluence", "peer_peak_bytes")):
+            if row.get(key):
+                rows.append(
+                    {
+                        "library": library,
+                        "step": kept[row["what"]],
+                        "parameters": row["parameters"],
+                        "mebibytes": row[key] / 2**20,
+                        "repeats": row["repeats"],
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def memory_figure(frame: pd.DataFrame) -> Figure:
+    """Draw peak memory against model size. Columns: library, step, parameters, mebibytes."""
+    steps = list(dict.fromkeys(frame["step"]))
+    figure, panels = plt.subplots(1, len(steps), figsize=(6.8, 3.2), sharey=True, squeeze=False)
+    for axes, step in zip(panels[0], steps, strict=True):
+        for library, (colour, marker, line) in LIBRARIES.items():
+            part = frame[(frame["step"] == step) & (frame["library"] == library)]
+            axes.plot(
+                part["parameters"] / 1e6,
+                part["mebibytes"],
+                line,
+                color=colour,
+                marker=marker,
+                label=library,
+            )
+        axes.set(xscale="log", yscale="log", xlabel="million parameters")
+        # The style shows no mathematics, which logarithmic labels would be.
+        sizes = sorted(frame["parameters"].unique() / 1e6)
+        axes.set_xticks(sizes, [f"{size:.1f}" for size in sizes])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_title(step)
+    panels[0][0].set_ylabel("peak memory (MiB)")
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    return figure
+
+
+def cost_figure(frame: pd.DataFrame) -> Figure:
+    """Draw cost against tokens and targets. Columns: what, tokens, targets, seconds, forwards."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 3.4))
+    for what, (colour, marker) in STEPS.items():
+        rows = frame[(frame["what"] == what) & frame["targets"].isin([0, 2])].sort_values("tokens")
+        if what != "fitting":
+            # The amount at which targets were varied has other numbers of targets too.
+            rows = rows[rows["targets"] == 2]
+        left.plot(rows["tokens"] / 1e3, rows["seconds"], color=colour, marker=marker, ls="none", label=what)
+        if len(rows):
+            last = rows.iloc[-1]
+            left.plot(
+                [0, last["tokens"] / 1e3], [0, last["seconds"]], color=colour, linewidth=1, linestyle="--"
+            )
+    for what, (colour, marker) in STEPS.items():
+        rows = frame[(frame["what"] == what) & (frame["targets"] > 0)]
+        varied = rows[rows["tokens"] == rows.loc[rows["targets"] != 2, "tokens"].max()].sort_values("targets")
+        if len(varied):
+            right.plot(varied["targets"], varied["forwards"], color=colour, marker=marker, label=what)
+    left.set(xlabel="thousand training tokens", ylabel="processor seconds", xlim=(0, None), ylim=(0, None))
+    right.set(xlabel="targets", ylabel="plain forward passes", xlim=(0, None), ylim=(0, None))
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    return figure

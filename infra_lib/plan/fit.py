@@ -1,0 +1,73 @@
+"""Make a plan fit a machine: what to give up, in which order, and what would hold the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from infra_lib.errors import ParameterError
+from infra_lib.plan.estimate import Plan, Step
+
+
+def fitted(plan: Plan) -> tuple[Plan, list[str]]:
+    """Return a plan whose every step fits its machine, and what had to be changed for it.
+
+    Tried in this order: fewer tokens a batch; one target at a time; one example at a time in
+    fine-tuning; gradient checkpointing; sharding over the devices; adapters instead of all weights.
+
+    Raises
+    ------
+    ParameterError
+        Naming the step that cannot fit, what it needs, and what would hold it.
+    """
+    changes: list[str] = []
+    while over := [step for step in plan.steps() if step.peak_bytes > plan.machine.memory_bytes]:
+        change = _next_change(plan, over[0])
+        if change is None:
+            memory = f"{plan.machine.memory_bytes / 2**30:.0f} GiB"
+            raise ParameterError("--gpu-memory", memory, _what_would(plan, over[0]))
+        words, plan = change
+        changes.append(words)
+    return plan, changes
+
+
+def _next_change(plan: Plan, step: Step) -> tuple[str, Plan] | None:
+    """Return the next thing to give up for a step that does not fit, in words, and the plan without it."""
+    now, settings = plan.choices, plan.choices.finetune
+
+    def changed(words: str, **values: Any) -> tuple[str, Plan]:
+        return words, replace(plan, choices=replace(now, **values))
+
+    def trained(words: str, **values: Any) -> tuple[str, Plan]:
+        return changed(words, finetune=replace(settings, **values))
+
+    longest = plan.work.lengths.longest
+    if step.what in ("fit factors", "score"):
+        if now.batch_tokens > longest:
+            less = max(longest, now.batch_tokens // 2)
+            return changed(
+                f"attribution with {less} tokens a batch, not {now.batch_tokens}", batch_tokens=less
+            )
+        if step.what == "score" and now.targets_at_once > 1:
+            return changed("scores of one target at a time", targets_at_once=1)
+    if step.what == "fine-tune":
+        devices = plan.machine.devices
+        most = max(1, settings.batch_size // devices)
+        if settings.accumulation(devices) < most:
+            return trained("fine-tuning of one example at a time", gradient_accumulation=most)
+        if not settings.gradient_checkpointing:
+            return trained("gradient checkpointing", gradient_checkpointing=True)
+        if not settings.fsdp and devices > 1:
+            return trained(f"sharding over {devices} devices (FSDP)", fsdp=True)
+        if not settings.lora_rank:
+            return trained("LoRA of rank 16 instead of all weights", lora_rank=16)
+    return None
+
+
+def _what_would(plan: Plan, step: Step) -> str:
+    """Return what a step needs and what would hold it, as the end of "it must be …"."""
+    text = f"{step.peak_bytes / 2**30:.0f} GiB or more for {step.notebook}, {step.what}"
+    if step.what == "fine-tune":
+        return f"{text}; with more devices each holds less (--gpus)"
+    lengths = plan.work.lengths.longest
+    return f"{text}; sequences cut shorter than {lengths} tokens (max_tokens) or a smaller model need less"

@@ -1,0 +1,194 @@
+"""The plan of a study, as text for the command line and as tables for the book."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from transformers import AutoConfig
+
+from infra_lib.errors import ModelError
+from infra_lib.models import model_config
+from infra_lib.plan.estimate import Architecture, Choices, Plan, Size, Step
+from infra_lib.plan.fit import fitted
+from infra_lib.plan.hardware import Machine, count, duration, gib
+from infra_lib.plan.workload import Lengths, Workload, expected_lengths, workload
+from infra_lib.study import Study
+
+ARCHITECTURES = Path(__file__).with_name("architectures")
+"""Configurations of published models: shapes alone, so that they can be planned without the hub."""
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """What a study costs on a machine.
+
+    Attributes
+    ----------
+    model
+        Name of the model.
+    size, steps
+        Its sizes, and every step's estimate.
+    changes
+        What was given up so that every step fits.
+    """
+
+    study: str
+    model: str
+    machine: Machine
+    size: Size
+    steps: list[Step]
+    changes: list[str]
+
+    @property
+    def peak_bytes(self) -> int:
+        """Most memory that any step takes on a device."""
+        return max(step.peak_bytes for step in self.steps)
+
+    @property
+    def seconds(self) -> float:
+        """Time of all steps."""
+        return sum(step.seconds for step in self.steps)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Disk that results take."""
+        return sum(step.disk_bytes for step in self.steps)
+
+    def frame(self) -> pd.DataFrame:
+        """Return one row per step: notebook, step, peak_bytes, seconds, disk_bytes, note."""
+        return pd.DataFrame([vars(step) for step in self.steps])
+
+    def lines(self) -> list[str]:
+        """Return the plan as lines of text."""
+        size = self.size
+        found = [
+            f"study {self.study}: {self.model} on {self.machine.name}",
+            f"  {count(size.parameters)} parameters, {count(size.attributed)} in {size.layers} MLP layers"
+            f"; factors {gib(size.factor_bytes)} on disk",
+            f"  {'notebook':21} {'step':12} {'memory':>10} {'time':>9} {'disk':>10}  how",
+        ]
+        found += [
+            f"  {s.notebook:21} {s.what:12} {gib(s.peak_bytes):>10} {duration(s.seconds):>9}"
+            f" {gib(s.disk_bytes) if s.disk_bytes else '':>10}  {s.note}"
+            for s in self.steps
+        ]
+        found.append(
+            f"  {'together':34} {gib(self.peak_bytes):>10} {duration(self.seconds):>9}"
+            f" {gib(self.disk_bytes):>10}"
+        )
+        found += [f"  so that it fits: {change}" for change in self.changes]
+        found.append(
+            f"  memory is per device; time supposes {self.machine.utilisation:.0%} of the device's peak"
+            " (our choice)"
+        )
+        return found
+
+
+def plan_study(study: Study, root: Path, machine: Machine) -> StudyPlan:
+    """Return the plan of a study, from its model's configuration alone.
+
+    Raises
+    ------
+    ParameterError
+        Where a step cannot fit whatever is given up, with what would hold it; or where the lengths of
+        the data are neither at hand nor expected.
+    ModelError
+        For a configuration that cannot be found.
+    """
+    work = workload(study, expected_lengths(study, root))
+    name, config = find_config(study, root)
+    low = study.device.startswith("cuda") and study.precision != "float32"
+    choices = Choices(
+        attribution_dtype=torch.bfloat16 if low else torch.float32,
+        finetune=study.finetune_config(),
+    )
+    return plan_model(name, config, work, machine, choices, study=study.study)
+
+
+def plan_model(
+    name: str, config: Any, work: Workload, machine: Machine, choices: Choices, *, study: str = ""
+) -> StudyPlan:
+    """Return the plan of a model's configuration and a workload."""
+    architecture = Architecture(config)
+    plan, changes = fitted(Plan(architecture, work, machine, choices))
+    return StudyPlan(study, name, machine, architecture.size, plan.steps(), changes)
+
+
+def find_config(study: Study, root: Path) -> tuple[str, Any]:
+    """Return a study's model: its name, and its configuration from a folder, from here, or from the hub.
+
+    Raises
+    ------
+    ModelError
+        Where it is in none of them.
+    """
+    source = study.base_model or f"{study.base_folder}/seed{study.base_seeds[0]}"
+    if (root / source / "config.json").is_file():
+        return source, model_config(root / source)
+    known = source.rsplit("/", 1)[-1].lower().removesuffix("-instruct")
+    if (ARCHITECTURES / f"{known}.json").is_file():
+        return source, known_config(known)
+    if known in ("smollm2", "smollm2-135m"):
+        return source, known_config("smollm2-135m")
+    try:
+        return source, model_config(source)
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise ModelError(
+            f"no configuration of {source}: it is no local folder, none of {', '.join(known_names())}, "
+            f"and the hub gave none ({reason})"
+        ) from None
+
+
+def known_names() -> list[str]:
+    """Return the names of the configurations that come with the project."""
+    return sorted(path.stem for path in ARCHITECTURES.glob("*.json"))
+
+
+def known_config(name: str) -> Any:
+    """Return a configuration that comes with the project."""
+    values = json.loads((ARCHITECTURES / f"{name}.json").read_text(encoding="utf-8"))
+    return AutoConfig.for_model(**values)
+
+
+def comparison(machines: list[Machine], names: list[str] | None = None, *, lengths: Lengths) -> pd.DataFrame:
+    """Return what attribution and one fine-tuning cost for published models on several machines.
+
+    Returns
+    -------
+    pandas.DataFrame
+        model, machine, parameters, factor_bytes, peak_bytes, seconds, changes, refused; one row per pair.
+    """
+    from infra_lib.errors import ParameterError
+    from infra_lib.finetune.config import FinetuneConfig
+
+    work = Workload(
+        train=17_000, target=800, test=1_500, lengths=lengths, answer_tokens=lengths.response, epochs=3
+    )
+    settings = FinetuneConfig(epochs=3, batch_size=96, learning_rate=1e-5, precision="bfloat16")
+    choices = Choices(attribution_dtype=torch.bfloat16, finetune=settings)
+    rows = []
+    for name in names or known_names():
+        architecture = Architecture(known_config(name))
+        for machine in machines:
+            row: dict[str, Any] = {
+                "model": name,
+                "machine": machine.name,
+                "parameters": architecture.size.parameters,
+            }
+            row["factor_bytes"] = architecture.size.factor_bytes
+            try:
+                plan, changes = fitted(Plan(architecture, work, machine, choices))
+                steps = plan.steps()
+                row["peak_bytes"] = max(step.peak_bytes for step in steps)
+                row["seconds"] = sum(step.seconds for step in steps)
+                row["changes"], row["refused"] = "; ".join(changes), ""
+            except ParameterError as error:
+                row["changes"], row["refused"] = "", error.valid
+            rows.append(row)
+    return pd.DataFrame(rows)

@@ -1,0 +1,137 @@
+"""What a study asks of a machine: how many examples, tokens and runs each notebook works through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra_lib.errors import ParameterError
+from infra_lib.study import Study
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of training examples: mean prompt and response, and the longest whole sequence."""
+
+    prompt: int
+    response: int
+    longest: int
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Counts behind a plan.
+
+    Attributes
+    ----------
+    train, target, test
+        Examples that are trained on and scored; problems whose solved answers are the target; exam
+        problems, all benchmarks together.
+    lengths
+        Of the training examples.
+    answer_tokens
+        Mean tokens of a generated answer.
+    epochs
+        Of fine-tuning.
+    uniform_runs, arm_runs
+        Training runs of notebook 03, and those that notebook 05 adds.
+    models
+        Models that are attributed.
+    targets
+        Targets scored side by side (math and code).
+    samples
+        Answers per exam problem.
+    """
+
+    train: int
+    target: int
+    test: int
+    lengths: Lengths
+    answer_tokens: int
+    epochs: int = 1
+    uniform_runs: int = 1
+    arm_runs: int = 0
+    models: int = 1
+    targets: int = 2
+    samples: int = 1
+
+    @property
+    def train_tokens(self) -> int:
+        """Tokens of the training set, once."""
+        return self.train * (self.lengths.prompt + self.lengths.response)
+
+
+def workload(study: Study, lengths: Lengths) -> Workload:
+    """Return the workload of a study."""
+    runs = len(study.base_seeds) * len(study.fine_tune_seeds)
+    return Workload(
+        train=study.train_examples,
+        target=study.target_examples,
+        test=study.test_examples,
+        lengths=lengths,
+        answer_tokens=min(study.max_new_tokens, lengths.response),
+        epochs=study.epochs,
+        uniform_runs=runs,
+        arm_runs=runs * sum(arm != "uniform" for arm in study.arms),
+        models=len(study.base_seeds),
+        samples=study.samples,
+    )
+
+
+def expected_lengths(study: Study, root: Path) -> Lengths:
+    """Return the lengths that a study expects, or measures where its data are at hand.
+
+    Measured are generated worlds and local files (by the model's tokenizer where it is there, else at
+    four characters a token).
+
+    Raises
+    ------
+    ParameterError
+        Where the data are on the hub and the study expects nothing.
+    """
+    cut = study.max_tokens or 10**9
+    if study.expected_prompt_tokens and study.expected_response_tokens:
+        prompt, response = study.expected_prompt_tokens, study.expected_response_tokens
+        # Traces are skewed: what a cut lets through is as long as the cut.
+        longest = min(cut, 4 * (prompt + response))
+        return Lengths(prompt, min(response, cut - prompt), longest)
+    if any(
+        not (s == "small_world" or s == "gsm_symbolic" or s.endswith(".jsonl")) for s in study.train_sources
+    ):
+        raise ParameterError(
+            "expected_response_tokens",
+            study.expected_response_tokens,
+            "given, and expected_prompt_tokens too, until the data are at hand",
+        )
+    return _measured(study, root, cut)
+
+
+def _measured(study: Study, root: Path, cut: int) -> Lengths:
+    from infra_lib.study_data import load_splits
+
+    few = study.model_copy(
+        update={
+            "train_examples": min(study.train_examples, 200),
+            "swap_pool_examples": 0,
+            "target_examples": 0,
+            "test_examples": 0,
+        }
+    )
+    examples = load_splits(few, root, progress=False).splits["train"]
+    count = _counter(study, root)
+    prompts = [count(example.prompt) for example in examples]
+    responses = [count(example.response) + 1 for example in examples]
+    whole = [min(cut, p + r) for p, r in zip(prompts, responses, strict=True)]
+    return Lengths(sum(prompts) // len(prompts), sum(responses) // len(responses), max(whole))
+
+
+def _counter(study: Study, root: Path) -> Callable[[str], int]:
+    """Return what counts a text's tokens."""
+    folder = root / (study.base_model or f"{study.base_folder}/seed{study.base_seeds[0]}")
+    if folder.is_dir():
+        from infra_lib.models import load_tokenizer
+
+        tokenizer = load_tokenizer(folder)
+        return lambda text: len(tokenizer(text).input_ids)
+    return lambda text: 1 + len(text) // 4

@@ -1,0 +1,88 @@
+"""Pretrained models to start from: a local folder or a hub name, fetched once and described."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from infra_lib.errors import ModelError
+from infra_lib.finetune.store import weights_digest
+from infra_lib.models import check_model_folder, model_config, weight_files
+
+NEEDED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+"""Files of a hub repository that are fetched: weights as safetensors, configuration, tokenizer."""
+
+
+def pretrained_folder(source: str | Path, *, revision: str = "", fetch: bool = False) -> Path:
+    """Return the local folder of a model.
+
+    Parameters
+    ----------
+    source
+        A local folder, which is returned as it is, or a hub name.
+    revision
+        Branch, tag or commit of the hub; empty is the main branch.
+    fetch
+        Download what is missing; otherwise only the local cache is asked.
+
+    Raises
+    ------
+    ModelError
+        For a name that is neither, a gated or absent repository, or a hub that cannot be reached, with
+        what to do.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    check_model_folder(source)
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(
+            str(source), revision=revision or None, allow_patterns=list(NEEDED), local_files_only=not fetch
+        )
+    except Exception as error:
+        raise ModelError(_explain(str(source), revision, error)) from error
+    return Path(folder)
+
+
+def _explain(source: str, revision: str, error: Exception) -> str:
+    """Return a hub error as one sentence that says what to do."""
+    kind = type(error).__name__
+    local = f"or elsewhere run `hf download {source} --local-dir FOLDER` and give FOLDER as base_model"
+    if kind == "GatedRepoError":
+        return f"{source} is gated: accept its terms on its page and set HF_TOKEN, {local}"
+    if kind == "RevisionNotFoundError":
+        return f"parameter model_revision is {revision!r}: {source} has no such branch, tag or commit"
+    if kind == "RepositoryNotFoundError":
+        return f"{source} is not on the hub, or is private: check the name, set HF_TOKEN, {local}"
+    return f"{source} is not in the local cache and the hub cannot be reached from here; {local}"
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """Return what is known of a model's folder without loading it.
+
+    Returns
+    -------
+    dict
+        ``parameters`` (tied weights once), ``architecture``, ``weights_sha256``, ``commit`` (of the hub,
+        where it comes from there).
+    """
+    config = model_config(folder)
+    parameters = 0
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (safe_open is no dictionary)
+                size = 1
+                for side in tensors.get_slice(name).get_shape():
+                    size *= side
+                parameters += size
+    # A snapshot of the hub's cache lies in snapshots/<commit>.
+    commit = folder.name if folder.parent.name == "snapshots" else ""
+    return {
+        "parameters": parameters,
+        "architecture": (config.architectures or [config.model_type])[0],
+        "weights_sha256": weights_digest(folder),
+        "commit": commit,
+    }

@@ -1,0 +1,256 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # The method at work
+#
+# {doc}`../method` derives how a training example's influence on a target is computed. This
+# notebook takes one fine-tuned model of the study and looks at each choice in that
+# derivation: what a token's score means, how much the damping matters, how far the
+# curvature's simpler forms agree, and what is left of the ranking when the curvature's
+# approximation is refined.
+
+# %% tags=["parameters"]
+study: str = "small"  # name of the study
+damping: float = 0.1  # added to each layer's curvature, as a multiple of its mean eigenvalue
+factor_labels: str = "sampled"  # labels of the Fisher factors: sampled (true Fisher) or empirical
+method_examples: int = 64  # training examples that this notebook looks at, and target responses at most
+method_dampings: list = [0.001, 0.01, 0.1, 1.0, 10.0, 100.0]  # dampings of the sweep
+refine_passes: int = 6  # passes over these examples that refine the EK-FAC direction
+refine_batch: int = 16  # examples of a minibatch of the stochastic refinement
+seed: int = 0  # seed of the subset, the sampled labels and the minibatches
+device: str = "cpu"  # cpu or cuda
+
+# %%
+
+from infra_lib import attributes
+from infra_lib.examples import from_frame
+from infra_lib.method import figures, readings, sweeps
+from infra_lib.method.setting import open_setting
+from infra_lib.method.shading import shaded_readings
+from infra_lib.refine import conjugate_gradients, refine
+from infra_lib.stage import open_stage
+
+stage = open_stage("07_method", globals())
+params = stage.params
+
+# %% [markdown]
+# ## One direction per target
+#
+# An example's influence {eq}`eq-influence` is a product of three things: the gradient of
+# the target $f$, the inverse of a curvature $H$, and the example's own gradient. The first
+# two do not depend on the example. They make one direction $V$ in weight space
+# {eq}`eq-direction`, and a score is how fast the example's log-likelihood grows along it
+# {eq}`eq-token`.
+#
+# Here the model is the study's first, and a subset of its training examples stands for all
+# of them, so that the page is made in a minute. Curvature, scores and refinement below
+# are all of that subset.
+
+# %%
+answers = stage.read_table("03_finetune_evaluate", "target_answers")
+solved = attributes.correct_responses(from_frame(stage.read_table("01_data", "target")), answers)
+model_record = stage.read_json("03_finetune_evaluate", "models")[0]
+setting = open_setting(
+    stage.runs / model_record["folder"],
+    from_frame(stage.read_table("01_data", "train")),
+    solved[model_record["base_seed"]],
+    examples=params.method_examples,
+    labels=params.factor_labels,
+    seed=params.seed,
+    device=params.device,
+)
+setting.counts()
+
+# %% [markdown]
+# ## Two readings of a token
+#
+# An example's score is a sum over its tokens {eq}`eq-example`, and the sum can be cut in two
+# ways. The **loss-term** reading follows the tokens that are predicted: each token's score is
+# the derivative of its own log-probability along $V$. The **position** reading follows the
+# places where the gradient arises: with $a_t$ a layer's input and $\delta_t$ the gradient at
+# its output,
+#
+# $$
+# \sum_t \left\langle V, \nabla_\theta \log p(y_t \mid y_{<t}) \right\rangle
+# = -\sum_t \sum_{\text{layers}} \delta_t^\top V a_t .
+# $$
+#
+# The two sums are equal; their terms are not. A position also carries the gradient of all
+# *later* tokens, through attention.
+
+# %%
+directions = setting.directions(params.damping)
+loss, position = setting.both_readings(directions)
+tokens = readings.readings_table(setting.train, setting.encoded, loss, position)
+agreement = readings.readings_agreement(tokens, loss, position)
+stage.write_table("readings_agreement", agreement)
+agreement
+
+# %% [markdown]
+# Below is one training example in both readings, the one that helps the mathematics target most
+# among those of medium length.
+
+# %%
+target = "math"
+scores = {name: [rows.sum() for rows in values] for name, values in loss.items()}
+row = readings.most_helpful(setting.encoded, scores[target])
+example = setting.train[row]
+shown = tokens[(tokens["id"] == example.id) & (tokens["target"] == target)]
+stage.write_table("shaded_example", shown)
+stage.write_fragment("readings", shaded_readings(shown, example, target=target))
+
+# %% [markdown]
+# Over all tokens of all examples, the readings go together loosely. On the dotted line they
+# would be equal.
+
+# %%
+stage.write_figure(
+    "readings",
+    figures.readings(tokens),
+    data=tokens[["target", "id", "index", "loss", "position"]],
+    alt="Two-dimensional histogram of token scores in the loss-term and the position reading, one panel per target. "
+    + "; ".join(f"on {r.target} the correlation is {r.pearson:.2f}" for r in agreement.itertuples()),
+    caption="Scores of response tokens in both readings, nats of the target per unit of the example's weight; "
+    + ", ".join(
+        f"{r.target}: Pearson {r.pearson:.2f}, n = {r.tokens:,} tokens" for r in agreement.itertuples()
+    )
+    + f" of {len(setting.train)} examples. The axes span 98 % of the tokens.",
+)
+
+# %% [markdown]
+# ### Do the numbers hold?
+#
+# Two checks. The sums of both readings must agree for each example (the column
+# `sums_differ_by` above). And forward mode, which scores all tokens in one pass, must
+# equal the slow way: one backward pass per token, here for the example shown.
+
+# %%
+slow = readings.backward_scores(setting.model, setting.encoded[row], directions)
+fast = {name: values[row] for name, values in loss.items()}
+checks = {
+    "forward_against_backward": readings.largest_difference(fast, slow),
+    "sums_differ_by": float(agreement["sums_differ_by"].max()),
+    "tokens": int(setting.encoded[row].n_tokens),
+}
+stage.write_json("checks", checks)
+print(
+    f"forward mode against {checks['tokens']} backward passes: {checks['forward_against_backward']:.1e} of the largest score"
+)
+print(f"sums of the two readings: {checks['sums_differ_by']:.1e} of the largest score")
+
+# %% [markdown]
+# ## Refining the curvature
+#
+# EK-FAC describes each layer's curvature by two small matrices and lets layers know nothing of
+# each other. The Gauss–Newton matrix {eq}`eq-gauss-newton` of these same examples keeps all of
+# that, and can be multiplied with without being formed. The refined direction solves
+# {eq}`eq-refined`, starting from EK-FAC's own and with EK-FAC as preconditioner.
+#
+# Two ways there are drawn below: conjugate gradients, whose every step sees all examples, and
+# the stochastic iterations of ASTRA {cite:p}`wang2025better`, whose steps see a minibatch. At
+# zero passes stands EK-FAC's direction, rescaled by the one factor that fits the system best,
+# which changes no ranking.
+
+# %%
+system = setting.system(params.damping)
+exact = conjugate_gradients(system, iterations=params.refine_passes)
+stochastic = refine(
+    system,
+    iterations=max(1, params.refine_passes * len(setting.train) // params.refine_batch),
+    batch_examples=params.refine_batch,
+    seed=params.seed,
+)
+curves = sweeps.convergence_table(
+    {"conjugate gradients": exact, "minibatches": stochastic}, len(setting.train), params.refine_batch
+)
+stage.write_table("convergence", curves)
+stage.write_figure(
+    "convergence",
+    figures.convergence(curves),
+    data=curves,
+    alt="Relative residual of the Gauss–Newton system against passes over the examples, for conjugate gradients and minibatches. "
+    + sweeps.convergence_words(curves),
+    caption=f"Relative residual of the refined direction; damping {params.damping:g} × mean eigenvalue, {len(setting.train)} examples.",
+)
+
+# %% [markdown]
+# A residual near 0 would mean that the system is solved. What EK-FAC's direction leaves as it
+# is, before rescaling, stands in the table beside it.
+
+# %%
+residuals = sweeps.residual_table({"conjugate gradients": exact, "minibatches": stochastic})
+stage.write_table("residuals", residuals)
+residuals
+
+# %% [markdown]
+# ## A damping sweep
+#
+# Damping keeps directions of little curvature from growing without bound. Does the ranking of
+# examples hang on it? Each point is Spearman's correlation between the scores at one damping
+# and those at the default, dotted.
+
+# %%
+scored = sweeps.sweep(
+    setting.model,
+    setting.train,
+    setting.encoded,
+    setting.factors,
+    setting.gradients,
+    damping=params.damping,
+    dampings=params.method_dampings,
+    refined=exact.directions,
+    pad_id=setting.pad_id,
+)
+stage.write_table("sweep", scored)
+by_damping = sweeps.damping_agreement(scored, params.damping)
+stage.write_table("damping_agreement", by_damping)
+stage.write_figure(
+    "damping_sweep",
+    figures.damping_sweep(by_damping, damping=params.damping),
+    data=by_damping,
+    alt="Spearman correlation of example scores with those at the default damping, against the damping, for EK-FAC, KFAC and the diagonal; "
+    f"the lowest is {by_damping['spearman'].min():.2f}.",
+    caption=f"Agreement of rankings with the default damping ({params.damping:g} × mean eigenvalue, dotted); n = {len(setting.train)} examples.",
+)
+
+# %% [markdown]
+# ## Methods beside each other
+#
+# The same examples ranked by each member of the family at the default damping, by the refined
+# direction, and by two scores without curvature: the dot product of gradients and their
+# cosine.
+
+# %%
+between = sweeps.method_agreement(scored, params.damping)
+stage.write_table("method_agreement", between)
+stage.write_figure(
+    "method_agreement",
+    figures.method_heatmap(between),
+    data=between,
+    alt="Heat map of Spearman correlations between the rankings of six methods, one panel per target. "
+    + sweeps.agreement_words(between),
+    caption=f"Spearman's correlation between methods' scores of the same n = {len(setting.train)} examples.",
+)
+
+# %% [markdown]
+# Agreement is not accuracy: which ranking predicts what training on the data does is a
+# question that only training again can answer.
+
+# %%
+pairs = between[(between["first"] == "ekfac") & (between["second"].isin(["refined", "gradcos"]))]
+stage.write_summary(
+    [
+        f"forward mode against one backward pass per token: {checks['forward_against_backward']:.1e} of the largest score",
+        *(
+            f"ranking on {r.target}, EK-FAC against {figures.METHOD_NAMES[r.second]}: Spearman {r.spearman:+.2f} (n = {r.n})"
+            for r in pairs.itertuples()
+        ),
+    ]
+)
+stage.close()

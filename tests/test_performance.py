@@ -1,0 +1,68 @@
+"""The page of costs: from a record to fragments, and honest without one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks import attribution, cost
+from infra_lib.performance import MISSING, write_performance
+
+
+def test_without_a_record_the_page_says_so(tmp_path) -> None:
+    fragments = write_performance(tmp_path, tmp_path / "results")
+    assert fragments["performance_ratios"] == MISSING
+    assert fragments["performance_cost"] == MISSING
+    assert not (tmp_path / "results" / "figures").exists()
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """Both benchmarks at their smallest, in a project's records."""
+    root = tmp_path_factory.mktemp("project")
+    folder = root / "records" / "benchmarks"
+    attribution.main(["--quick", "--out", str(folder / "attribution.json")])
+    cost.main(["--quick", "--out", str(folder / "cost.json")])
+    return root
+
+
+def test_quick_benchmarks_record_what_they_measured(quick) -> None:
+    record = json.loads((quick / "records/benchmarks/attribution.json").read_text(encoding="utf-8"))
+    assert {run["library"] for run in record["runs"]} >= {"infra", "trak"}
+    assert all(run["seconds"] > 0 and run["forward_seconds"] > 0 for run in record["runs"])
+    assert record["environment"]["versions"]["torch"]
+    assert record["settings"]["threads"] == 1
+    if "kronfluence" in record["peers"]:
+        assert all(row["peer_seconds"] > 0 for row in record["summary"])
+    else:
+        assert any("kronfluence is not installed" in note for note in record["notes"])
+    points = json.loads((quick / "records/benchmarks/cost.json").read_text(encoding="utf-8"))["points"]
+    assert {p["targets"] for p in points} == {0, 1, 2, 4, 8}
+
+
+def test_page_shows_the_record_and_its_origin(quick, tmp_path) -> None:
+    fragments = write_performance(quick, tmp_path)
+    record = json.loads((quick / "records/benchmarks/attribution.json").read_text(encoding="utf-8"))
+    ratios = fragments["performance_ratios"]
+    assert "recorded run" in ratios
+    assert record["started"][:10] in ratios.replace("&#45;", "-")
+    for row in record["summary"]:
+        assert f"{row['seconds']:.2f}" in ratios
+        if "peer_seconds" in row:
+            assert f"<strong>{row['peer_seconds'] / row['seconds']:.2f}</strong>" in ratios
+    for name in ("cost", "memory"):
+        assert (tmp_path / "figures" / "performance" / f"{name}.csv").is_file()
+        assert 'role="img" aria-label="' in fragments[f"performance_{name}"]
+        assert f"/results/figures/performance/{name}.png" in fragments[f"performance_{name}"]
+
+
+def test_a_record_without_the_peer_says_not_available(quick, tmp_path) -> None:
+    path = tmp_path / "records" / "benchmarks" / "attribution.json"
+    path.parent.mkdir(parents=True)
+    record = json.loads((quick / "records/benchmarks/attribution.json").read_text(encoding="utf-8"))
+    for row in record["summary"]:
+        row.pop("peer_seconds", None)
+        row.pop("peer_peak_bytes", None)
+    path.write_text(json.dumps(record), encoding="utf-8")
+    assert "not available" in write_performance(tmp_path, tmp_path / "out")["performance_ratios"]
