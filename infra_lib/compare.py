@@ -80,7 +80,9 @@ def compare(a: Path, b: Path) -> Comparison:
 
 def _stages(a: Path, b: Path) -> list[str]:
     """Return the stages that both studies have run."""
-    ran = [{stage for stage in STAGES if read_provenance(folder / stage)} for folder in (a, b)]
+    ran: list[set[str]] = [
+        {stage for stage in STAGES if read_provenance(folder / stage)} for folder in (a, b)
+    ]
     for folder, has, other in ((a, *ran), (b, *reversed(ran))):
         if missing := sorted(other - has) or (list(STAGES) if not has else []):
             raise DataError(folder / missing[0], "has not run, so there is nothing to compare")

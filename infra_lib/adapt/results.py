@@ -133,7 +133,7 @@ def _group(values: dict[str, Any]) -> str:
 def finer_groups(results: Results) -> list[tuple[str, ...]]:
     """Return the finer divisions that the examples allow: by difficulty, by category."""
     frame = results.described()
-    found = []
+    found: list[tuple[str, ...]] = []
     for name in ("difficulty", "category"):
         pairs = frame.dropna(subset=[name])[["domain", name]].drop_duplicates()
         if len(pairs) > frame["domain"].nunique():

@@ -134,7 +134,8 @@ def _card(results: Results, row: Any, tokens: pd.DataFrame, end: float) -> str:
         f'<section class="example-card {attribute(row.side)}" aria-label="{attribute(row.id)}">'
         f'<div class="example-title">{title}</div>'
         f'<div class="example-prompt">{escape(example.prompt.strip())}</div>'
-        f'<div class="example-response shaded-text">{_sentences(results, row, example, tokens, end)}</div></section>'
+        f'<div class="example-response shaded-text">{_sentences(results, row, example, tokens, end)}</div>'
+        "</section>"
     )
 
 
@@ -221,7 +222,8 @@ def provenance_table(results: Results) -> str:
         ["model", f"{escape(results.record['model'])} ({escape(record['architecture'])})"],
         [
             "method",
-            f"{escape(options['method'])}, damping {options['damping']:g}, {escape(options['reading'])} reading",
+            f"{escape(options['method'])}, damping {options['damping']:g}, "
+            f"{escape(options['reading'])} reading",
         ],
         ["layers", f"{len(record['layers'])}, such as {escape(record['layers'][0])}"],
         ["arithmetic", escape(options["dtype"])],
@@ -229,7 +231,8 @@ def provenance_table(results: Results) -> str:
         ["time of the attribution", f"{record['seconds']:.0f} s"],
         [
             "commit of the library",
-            f"<code>{escape(made['commit'][:12])}</code>{' with changes' * made['commit'].endswith('+changes')}",
+            f"<code>{escape(made['commit'][:12])}</code>"
+            + " with changes" * made["commit"].endswith("+changes"),
         ],
         *(
             ["examples, SHA-256", f"{escape(name)}: <code>{digest[:16]}</code>"]
