@@ -83,7 +83,7 @@ def _stages(a: Path, b: Path) -> list[str]:
     ran: list[set[str]] = [
         {stage for stage in STAGES if read_provenance(folder / stage)} for folder in (a, b)
     ]
-    for folder, has, other in ((a, *ran), (b, *reversed(ran))):
+    for folder, has, other in ((a, ran[0], ran[1]), (b, ran[1], ran[0])):
         if missing := sorted(other - has) or (list(STAGES) if not has else []):
             raise DataError(folder / missing[0], "has not run, so there is nothing to compare")
     return sorted(ran[0])
