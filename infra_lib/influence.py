@@ -372,6 +372,17 @@ def sum_over_spans(
     return np.bincount(owner.clip(min=0), weights=values, minlength=len(spans))
 
 
+def response_positions(row: Encoded, values: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return the prompt's share of position scores, and those of the response's tokens [tokens].
+
+    A response token takes the value of the position that predicts it; what is left (the prompt before
+    its last position, the sequence's last token) is the prompt's share.
+    """
+    first = int(row.loss_mask.nonzero()[0])
+    own = values[first - 1 : first - 1 + row.n_tokens]
+    return float(values.sum(dtype=np.float64) - own.sum(dtype=np.float64)), own
+
+
 def check_model(factors: Factors, model: Any) -> None:
     """Raise where factors were fitted on other weights than the model's.
 

@@ -31,7 +31,8 @@ device: str = "cpu"  # cpu or cuda
 
 from infra_lib import attributes
 from infra_lib.examples import from_frame
-from infra_lib.method import figures, readings, sweeps
+from infra_lib.influence import response_positions
+from infra_lib.method import convergence, figures, readings, sweeps
 from infra_lib.method.setting import open_setting
 from infra_lib.method.shading import shaded_readings
 from infra_lib.refine import conjugate_gradients, refine
@@ -103,7 +104,7 @@ scores = {name: [rows.sum() for rows in values] for name, values in loss.items()
 row = readings.most_helpful(setting.encoded, scores[target])
 example = setting.train[row]
 shown = tokens[(tokens["id"] == example.id) & (tokens["target"] == target)]
-share, _ = readings.response_positions(setting.encoded[row], position[target][row])
+share, _ = response_positions(setting.encoded[row], position[target][row])
 stage.write_table("shaded_example", shown)
 stage.write_fragment("readings", shaded_readings(shown, example, target=target, prompt_share=share))
 
@@ -172,14 +173,14 @@ for value in params.refine_dampings:
         checks=2,
         seed=params.seed,
     )
-curves = sweeps.convergence_table(results, len(setting.train), params.refine_batch)
+curves = convergence.convergence_table(results, len(setting.train), params.refine_batch)
 stage.write_table("convergence", curves)
 stage.write_figure(
     "convergence",
     figures.convergence(curves),
     data=curves,
     alt="Relative residual of the Gauss–Newton system and gain over EK-FAC against passes over the examples, for conjugate gradients and minibatches, one column per damping. Residuals: "
-    + sweeps.convergence_words(curves),
+    + convergence.convergence_words(curves),
     caption=f"Refinement at dampings of {' and '.join(f'{v:g}' for v in params.refine_dampings)} × mean eigenvalue, {len(setting.train)} examples. Above: residual in the norm of the preconditioner, 0 when solved and 1 for a direction of zero. Below: the target's influence on itself, over that of EK-FAC's rescaled direction; level when solved.",
 )
 
@@ -202,7 +203,7 @@ scored = sweeps.sweep(
     pad_id=setting.pad_id,
 )
 stage.write_table("sweep", scored)
-refinement = sweeps.refinement_table(results, scored)
+refinement = convergence.refinement_table(results, scored)
 stage.write_table("refinement", refinement)
 refinement
 

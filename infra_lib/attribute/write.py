@@ -36,7 +36,7 @@ from infra_lib.attribute.score import Scores
 from infra_lib.attributes import score_table
 from infra_lib.examples import Example, Sentence
 from infra_lib.files import replacing, write_text
-from infra_lib.influence import sum_over_spans
+from infra_lib.influence import response_positions, sum_over_spans
 from infra_lib.models import Encoded
 from infra_lib.sentences import split_sentences
 
@@ -124,16 +124,8 @@ def _to_parquet(path: Path, frame: pd.DataFrame, read_as: Mapping[str, Any]) -> 
 
 
 def _split(row: Encoded, values: np.ndarray) -> tuple[float | None, np.ndarray]:
-    """Return the prompt's share (None in the loss reading) and the values of the response's tokens.
-
-    In the position reading, a response token takes the value of the position that predicts it, and
-    what is left (the prompt before its last position, the sequence's last token) is the prompt's share.
-    """
-    if len(values) == row.n_tokens:
-        return None, values
-    first = int(row.loss_mask.nonzero()[0])
-    own = values[first - 1 : first - 1 + row.n_tokens]
-    return float(values.sum(dtype=np.float64) - own.sum(dtype=np.float64)), own
+    """Return the prompt's share (None in the loss reading) and the values of the response's tokens."""
+    return (None, values) if len(values) == row.n_tokens else response_positions(row, values)
 
 
 def _sentence_table(inputs: Inputs, tokens: Mapping[str, list[np.ndarray]], normalise: str) -> pd.DataFrame:

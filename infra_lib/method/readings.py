@@ -12,22 +12,11 @@ import torch
 from infra_lib.curvature import out_by_in
 from infra_lib.errors import ParameterError
 from infra_lib.examples import Example
-from infra_lib.influence import Direction, example_scores
+from infra_lib.influence import Direction, example_scores, response_positions
 from infra_lib.models import Encoded
 
 TokenScores = Mapping[str, Sequence[np.ndarray]]
 """Target name to one array of scores per example."""
-
-
-def response_positions(row: Encoded, values: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return the prompt's share of position scores, and those of the response's tokens [tokens].
-
-    A response token takes the value of the position that predicts it; what is left (the prompt before
-    its last position, the sequence's last token) is the prompt's share.
-    """
-    first = int(row.loss_mask.nonzero()[0])
-    own = values[first - 1 : first - 1 + row.n_tokens]
-    return float(values.sum(dtype=np.float64) - own.sum(dtype=np.float64)), own
 
 
 def readings_table(

@@ -32,8 +32,11 @@ direction P⁻¹∇f, times the one factor per target that solves the system bes
     The exact reference where the training set is small: each iteration is a product with all of it.
 """
 
-from infra_lib.refine.gauss_newton import GaussNewton, Stacked
-from infra_lib.refine.solve import Refined, System, conjugate_gradients, refine, step_size
+from infra_lib.refine.gauss_newton import GaussNewton
+from infra_lib.refine.record import Refined
+from infra_lib.refine.solve import conjugate_gradients, refine, step_size
+from infra_lib.refine.stacks import Stacked
+from infra_lib.refine.system import System
 
 __all__ = [
     "GaussNewton",

@@ -12,9 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from infra_lib.errors import ModelError, NumericalError, ParameterError
 from infra_lib.models import Batch, Encoded, batches
-
-Stacked = dict[str, Tensor]
-"""Several directions at once: one tensor [directions, out, in] per layer name."""
+from infra_lib.refine.stacks import Stacked
 
 
 @dataclass(frozen=True)

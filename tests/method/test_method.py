@@ -13,8 +13,8 @@ from conftest import tiny_qwen2
 from infra_lib import style
 from infra_lib.errors import ParameterError
 from infra_lib.examples import Example
-from infra_lib.influence import example_scores
-from infra_lib.method import figures, readings, sweeps
+from infra_lib.influence import example_scores, response_positions
+from infra_lib.method import convergence, figures, readings, sweeps
 from infra_lib.method.setting import Setting, open_setting, subset
 from infra_lib.method.shading import EDGES, levels, shaded_readings
 from infra_lib.models import save_model
@@ -74,7 +74,7 @@ def test_tokens_spell_the_response_and_the_prompt_has_the_rest(table, setting, b
     for example, row, values in zip(setting.train, setting.encoded, both[1]["math"], strict=True):
         part = table[(table["id"] == example.id) & (table["target"] == "math")]
         assert "".join(part["text"]) == example.response
-        share, own = readings.response_positions(row, values)
+        share, own = response_positions(row, values)
         assert share + own.sum() == pytest.approx(values.sum(), rel=1e-5)
         # The position that predicts the first response token is the prompt's last.
         assert own[0] == values[int(row.loss_mask.nonzero()[0]) - 1]
@@ -168,12 +168,12 @@ def test_convergence_counts_passes_of_both_solvers_alike(setting) -> None:
     cg = conjugate_gradients(system, iterations=2, tolerance=1e-9, progress=False)
     batches = refine(system, iterations=4, batch_examples=4, checks=2, tolerance=1e-9, progress=False)
     results = {("conjugate gradients", 100.0): cg, ("minibatches", 100.0): batches}
-    curves = sweeps.convergence_table(results, len(setting.train), 4)
+    curves = convergence.convergence_table(results, len(setting.train), 4)
     assert curves.groupby(["solver", "target"])["passes"].max().tolist() == [2.0] * 4
     at_zero = curves[curves["passes"] == 0].groupby("target")
     assert at_zero["natural"].nunique().tolist() == [1, 1]
     assert (at_zero["gain"].max() == 1).all()
-    assert "conjugate gradients, damping 100, math" in sweeps.convergence_words(curves)
+    assert "conjugate gradients, damping 100, math" in convergence.convergence_words(curves)
     scored = sweeps.sweep(
         setting.model,
         setting.train,
@@ -184,7 +184,7 @@ def test_convergence_counts_passes_of_both_solvers_alike(setting) -> None:
         dampings=[1.0],
         refined={100.0: cg.directions},
     )
-    table = sweeps.refinement_table(results, scored)
+    table = convergence.refinement_table(results, scored)
     assert (table["refined"] < table["rescaled"]).all()
     own = table[table["solver"] == "conjugate gradients"].set_index("target")["spearman"]
     for target, value in own.items():
