@@ -219,6 +219,9 @@ def plan_command(
     ] = -1,
     gpu_memory: Annotated[str | None, typer.Option(help="Memory of one device, such as 80GiB.")] = None,
     gpu: Annotated[str, typer.Option(help="h100, h200 or a100.")] = "h100",
+    record: Annotated[
+        bool, typer.Option("--record", help="Plan published models and keep that under records/.")
+    ] = False,
     parameter: Overrides = None,
 ) -> None:
     """Say what a study costs before it runs: memory, hours and disk, from the model's configuration alone."""
@@ -228,6 +231,11 @@ def plan_command(
     from infra_lib.study import load_study, parse_override
 
     root = project_root()
+    if record:
+        from infra_lib.plan.record import write_record
+
+        typer.echo(f"plans of published models are in {write_record(root)}")
+        return
     overrides = dict(parse_override(text) for text in parameter or [])
     opened = load_study(root / "notebooks" / "studies", study, overrides)
     machine = pipeline.machine_of(opened, gpus=gpus, memory=gpu_memory, kind=gpu)

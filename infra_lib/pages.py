@@ -18,6 +18,7 @@ from infra_lib.files import write_text
 from infra_lib.frames import rows as each_row
 from infra_lib.layout import STAGES
 from infra_lib.performance import write_performance
+from infra_lib.plan.record import plans_table
 from infra_lib.reliability import reliability_page
 from infra_lib.runner import parameters_cell, read_notebook
 from infra_lib.study import Study
@@ -48,6 +49,7 @@ def write_generated(root: Path, study: str, results: Path) -> None:
         **data_pages.fragments(),
         **adapt_record.fragments(root, results),
         **write_performance(root, results),
+        "plans": plans_table(root),
     }
     for name, text in fragments.items():
         write_text(results / "generated" / f"{name}.md", text.rstrip() + "\n")

@@ -18,6 +18,7 @@ from infra_lib.finetune import FinetuneConfig
 from infra_lib.plan.estimate import Architecture, Choices, Plan
 from infra_lib.plan.fit import fitted
 from infra_lib.plan.hardware import Machine, gpu_machine, parse_size
+from infra_lib.plan.record import compute, plans_table
 from infra_lib.plan.report import find_config, known_config, known_names, plan_study
 from infra_lib.plan.trace import meta_model, trace
 from infra_lib.plan.workload import Lengths, Workload
@@ -247,3 +248,19 @@ def test_a_local_folders_configuration_comes_first(root, model_folder) -> None:
     name, config = find_config(study, root)
     assert name == str(model_folder)
     assert config.hidden_size == 16
+
+
+def test_recorded_plans_are_what_the_code_still_says(root) -> None:
+    record = json.loads((root / "records" / "plans.json").read_text())
+    kept = [row for row in record["rows"] if row["model"] == "smollm2-135m"]
+    again = json.loads(compute(["smollm2-135m"]).to_json(orient="records"))
+    assert {row["model"] for row in record["rows"]} == set(known_names())
+    for before, now in zip(kept, again, strict=True):
+        assert now["peak_bytes"] == pytest.approx(before["peak_bytes"], rel=0.02)
+        assert now["seconds"] == pytest.approx(before["seconds"], rel=0.02)
+
+
+def test_the_table_of_plans_names_every_model_and_what_does_not_fit(root) -> None:
+    table = plans_table(root)
+    assert all(name in table for name in known_names())
+    assert "recorded run" in table

@@ -1,0 +1,79 @@
+"""Plans of published models, kept as a record and shown in the book.
+
+A plan depends on configurations and this code alone, so the record is the same wherever it is made; a test
+makes a part of it again and compares.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from infra_lib.checksums import check_record
+from infra_lib.files import write_json
+from infra_lib.frames import rows as each_row
+from infra_lib.plan.hardware import count, duration, gib, gpu_machine
+from infra_lib.plan.report import comparison
+from infra_lib.plan.workload import Lengths
+from infra_lib.provenance import environment
+from infra_lib.tables import badge, escape, html_table
+
+LENGTHS = Lengths(prompt=400, response=5000, longest=8192)
+"""Tokens of long reasoning traces, cut at 8,192: our choice for these plans."""
+DEVICES = (1, 8)
+MISSING = "No plans are recorded here: `infra plan --record` makes them."
+
+
+def compute(names: list[str] | None = None) -> pd.DataFrame:
+    """Return the plans of published models on one and on eight 80 GiB devices."""
+    return comparison([gpu_machine("h100", number) for number in DEVICES], names, lengths=LENGTHS)
+
+
+def write_record(root: Path) -> Path:
+    """Compute the plans and keep them under ``records/``; return the file."""
+    path = root / "records" / "plans.json"
+    frame = compute()
+    rows = json.loads(frame.to_json(orient="records"))
+    write_json(path, {"rows": rows, "lengths": vars(LENGTHS), "environment": environment()})
+    return path
+
+
+def plans_table(root: Path) -> str:
+    """Return the table of recorded plans, or a line that says that there are none."""
+    path = root / "records" / "plans.json"
+    if not path.is_file():
+        return MISSING
+    check_record(root, path)
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    rows = []
+    for row in each_row(pd.DataFrame(record["rows"])):
+        if row.refused:
+            cost = [
+                f'<span class="verdict-not-reproduced">does not fit</span><br><small>{escape(row.refused)}</small>'
+            ]
+            cost += ["", ""]
+        else:
+            how = escape(row.changes) or "as it is"
+            cost = [f"<small>{how}</small>", gib(row.peak_bytes), duration(row.seconds)]
+        rows.append(
+            [
+                escape(row.model),
+                count(int(row.parameters)),
+                gib(row.factor_bytes),
+                escape(row.machine),
+                *cost,
+            ]
+        )
+    headers = ["model", "parameters", "factors", "machine", "how it fits", "memory", "time"]
+    lengths = record["lengths"]
+    note = (
+        f'<p class="table-note">17,000 training examples of {lengths["prompt"] + lengths["response"]:,} tokens, cut at '
+        f"{lengths['longest']:,}: three epochs of fine-tuning, generation, factors, and scores of two targets. "
+        "Memory is per device; time supposes 40 % of the data sheet's peak (our choice).</p>"
+    )
+    return (
+        f"{badge('recorded')}\n\n{html_table(headers, rows, left=5, label='Plans of published models')}{note}"
+    )
