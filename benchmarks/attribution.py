@@ -72,12 +72,14 @@ def measure(library: str, step: str, size: str, folder: Path, threads: int) -> d
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def run(sizes: Sequence[str], threads: int, *, progress: bool = True) -> list[dict[str, Any]]:
+def run(
+    sizes: Sequence[str], threads: int, *, repeats: int | None = None, progress: bool = True
+) -> list[dict[str, Any]]:
     """Measure every step at every size and return one record for each measurement."""
     plan = [
         (size, repeat, library, step)
         for size in sizes
-        for repeat in range(SIZES[size].repeats)
+        for repeat in range(repeats or SIZES[size].repeats)
         for library, step in (
             *PLAN,
             *([("trak", "examples")] if size in ("tiny", "small") and repeat == 0 else []),
@@ -178,12 +180,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default=[name for name in SIZES if name != "tiny"],
         help="measure these again; a record of the same commit and machine keeps its others",
     )
+    parser.add_argument("--repeats", type=int, help="of every size (default: two, of the largest one)")
     parser.add_argument("--threads", type=int, default=1, help="of every library (default 1)")
     parser.add_argument("--out", type=Path, default=RECORD, help="the record to write")
     options = parser.parse_args(arguments)
     sizes = ["tiny"] if options.quick else options.sizes
     started = time.perf_counter()
-    runs = [*earlier(options.out, sizes, options.threads), *run(sizes, options.threads)]
+    runs = [
+        *earlier(options.out, sizes, options.threads),
+        *run(sizes, options.threads, repeats=options.repeats),
+    ]
     runs.sort(key=lambda found: (list(SIZES).index(found["size"]), found["repeat"]))
     rows = summarise(runs)
     record = {
