@@ -130,6 +130,9 @@ class Study(BaseModel):
     top_p: float = Field(1.0, gt=0, le=1, description="a number above 0, at most 1")
     engine: Literal["transformers", "vllm"] = Field("transformers", description="transformers or vllm")
 
+    batch_tokens: int = Field(4096, ge=1, description="a whole number, 1 or more")
+    targets_at_once: int = Field(2, ge=1, description="a whole number, 1 or more")
+    factor_gib: float = Field(2.0, gt=0, description="a number of GiB above 0")
     target_responses: Literal["own", "reference"] = Field(
         "own", description="own (the model's correct answers) or reference (the data's own solutions)"
     )
@@ -239,6 +242,12 @@ class Study(BaseModel):
 
         local = root / self.base_model
         return pretrained_folder(local if local.is_dir() else self.base_model, revision=self.model_revision)
+
+    def attribution_dtype(self) -> Any:
+        """Return the type of weights in attribution: that of training on a GPU, float32 on a CPU."""
+        import torch
+
+        return getattr(torch, self.precision) if self.device.startswith("cuda") else torch.float32
 
     def finetune_config(self) -> Any:
         """Return the fine-tuning settings of this study."""

@@ -13,7 +13,8 @@ from infra_lib.curvature import METHODS, Factors, captured
 from infra_lib.errors import NumericalError, ParameterError
 from infra_lib.examples import Example
 from infra_lib.influence import Direction, precondition
-from infra_lib.models import Encoded, batches, token_log_probs
+from infra_lib.models import Encoded, batches
+from infra_lib.responses import token_log_probs
 
 Key = tuple[str, float, str]
 """Method, damping, target."""
