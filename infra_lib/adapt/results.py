@@ -126,14 +126,18 @@ def by_group(results: Results, by: Sequence[str]) -> pd.DataFrame:
 
 
 def _group(values: dict[str, Any]) -> str:
-    words = {"domain": name_of, "difficulty": lambda v: f"difficulty {int(v)}", "category": str}
+    words = {"domain": name_of, "difficulty": _level, "category": str}
     return ", ".join(words[name](value) for name, value in values.items())
+
+
+def _level(difficulty: Any) -> str:
+    return f"difficulty {int(difficulty)}"
 
 
 def finer_groups(results: Results) -> list[tuple[str, ...]]:
     """Return the finer divisions that the examples allow: by difficulty, by category."""
     frame = results.described()
-    found = []
+    found: list[tuple[str, ...]] = []
     for name in ("difficulty", "category"):
         pairs = frame.dropna(subset=[name])[["domain", name]].drop_duplicates()
         if len(pairs) > frame["domain"].nunique():
