@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,7 @@ def by_group(results: Results, by: Sequence[str]) -> pd.DataFrame:
 
 
 def _group(values: dict[str, Any]) -> str:
-    words = {"domain": name_of, "difficulty": _level, "category": str}
+    words: dict[str, Callable[[Any], str]] = {"domain": name_of, "difficulty": _level, "category": str}
     return ", ".join(words[name](value) for name, value in values.items())
 
 
