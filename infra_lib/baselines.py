@@ -18,7 +18,8 @@ from infra_lib.curvature import Factors, captured
 from infra_lib.distributed import shard
 from infra_lib.errors import NumericalError, ParameterError
 from infra_lib.examples import Example
-from infra_lib.models import Encoded, batches, token_log_probs
+from infra_lib.models import Encoded, batches
+from infra_lib.responses import token_log_probs
 
 
 def gradient_norms(

@@ -39,7 +39,16 @@ from tqdm import tqdm
 from infra_lib.curvature import Factors, model_fingerprint, out_by_in, watched
 from infra_lib.distributed import add_up, is_main, shard
 from infra_lib.errors import ModelError, NumericalError, ParameterError
-from infra_lib.models import Batch, Encoded, batches, response_log_probs, response_logits, token_log_probs
+from infra_lib.models import Batch, Encoded, batches
+from infra_lib.responses import (
+    fused_attention,
+    has_plain_head,
+    log_prob_gradient,
+    pull_through_head,
+    response_log_probs,
+    response_logits,
+    response_states,
+)
 
 Direction = Mapping[str, Tensor]
 """One tensor [out, in] per layer name."""
@@ -77,6 +86,7 @@ def target_gradient(
     modules = dict(model.named_modules())
     totals = {name: torch.zeros_like(modules[name].weight, dtype=torch.float32) for name in names}
     weights = [modules[name].weight for name in names]
+    plain = has_plain_head(model, targets[0])
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         for parameter in model.parameters():
@@ -85,10 +95,8 @@ def target_gradient(
             weight.requires_grad_(True)
         mine = shard(targets).take(targets)
         for batch in batches(mine, batch_tokens=batch_tokens, pad_id=pad_id):
-            log_probs = token_log_probs(model, batch.to(model.device)).sum(1)
-            if per_token:
-                log_probs = log_probs / batch.loss_mask.sum(1).to(log_probs)
-            for name, grad in zip(names, torch.autograd.grad(log_probs.sum(), weights), strict=True):
+            grads = _summed(model, batch.to(model.device), weights, per_token, plain)
+            for name, grad in zip(names, grads, strict=True):
                 totals[name].add_(grad.float(), alpha=1 / len(targets))
     finally:
         for parameter in model.parameters():
@@ -101,6 +109,24 @@ def target_gradient(
     if not np.isfinite(norm) or norm == 0:
         raise NumericalError(f"the target's gradient has squared norm {norm}; it must be finite and above 0")
     return gradient
+
+
+def _summed(
+    model: Any, batch: Batch, weights: Sequence[Tensor], per_token: bool, plain: bool
+) -> list[Tensor]:
+    """Return the gradient by the weights of a batch's summed (or per-token mean) log-likelihoods."""
+    counts = batch.loss_mask.sum(1)
+    share = (1 / counts if per_token else torch.ones_like(counts).float()).repeat_interleave(counts)
+    if not plain:
+        return list(torch.autograd.grad((response_log_probs(model, batch) * share).sum(), weights))
+    labels = batch.input_ids[batch.loss_mask]
+    with fused_attention(model, batch):
+        states = response_states(model, batch)
+
+    def gradient(logits: Tensor, where: slice) -> Tensor:
+        return log_prob_gradient(logits, labels[where]).mul_(share[where].unsqueeze(-1))
+
+    return list(torch.autograd.grad(states, weights, pull_through_head(model, states, gradient)))
 
 
 def precondition(
@@ -151,7 +177,7 @@ def token_scores(
     """Score every response token of every example on every target: the loss-term reading.
 
     One forward-mode pass (``torch.func.jvp``) per batch; targets share its primal computation, and the
-    softmax is taken once for all of them, at the positions that predict a response token alone.
+    output head and softmax are met once for all of them, at the positions that predict a response token.
 
     Parameters
     ----------
@@ -167,7 +193,6 @@ def token_scores(
     """
     names = list(next(iter(directions.values())))
     modules = dict(model.named_modules())
-    scorer = _Scorer(model)
     weights = {f"model.{name}.weight": modules[name].weight.detach() for name in names}
     tangents = {
         f"model.{name}.weight": torch.stack(
@@ -178,22 +203,25 @@ def token_scores(
     part = shard(encoded)
     scores: dict[str, list[np.ndarray]] = {target: [np.empty(0)] * len(part.rows) for target in directions}
     groups = batches(part.take(encoded), batch_tokens=batch_tokens, pad_id=pad_id)
+    plain = has_plain_head(model, encoded[0])
+    scorer = _Scorer(model, response_states if plain else response_logits)
+    finish = _through_head if plain else _log_prob_derivative
     for batch in tqdm(groups, desc="scoring tokens", unit="batch", disable=not (progress and is_main())):
         batch = batch.to(model.device)
 
-        def logits(values: dict[str, Tensor], batch: Batch = batch) -> Tensor:
+        def forward(values: dict[str, Tensor], batch: Batch = batch) -> Tensor:
             return torch.func.functional_call(scorer, values, (batch,))
 
         def derivative(
-            tangent: dict[str, Tensor], logits: Callable[[dict[str, Tensor]], Tensor] = logits
+            tangent: dict[str, Tensor], forward: Callable[[dict[str, Tensor]], Tensor] = forward
         ) -> tuple[Tensor, Tensor]:
-            return torch.func.jvp(logits, (weights,), (tangent,))[:2]
+            return torch.func.jvp(forward, (weights,), (tangent,))[:2]
 
         with torch.no_grad():
             # The stub of vmap knows no None among several outputs; the documentation does.
             mapped = torch.func.vmap(derivative, out_dims=(None, 0))  # type: ignore[arg-type]
             primal, tangent = mapped(tangents)
-            derived = _log_prob_derivative(primal, tangent, batch).cpu().numpy()
+        derived = finish(model, primal, tangent, batch).cpu().numpy()
         _scatter(scores, derived, batch)
     scores = part.gather(scores)
     _check(scores)
@@ -201,18 +229,41 @@ def token_scores(
 
 
 class _Scorer(torch.nn.Module):
-    """The response's logits [loss terms, vocabulary] as a module's output, which functional_call asks for."""
+    """States or logits [loss terms, width] as a module's output, which functional_call asks for."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, forward: Callable[[Any, Batch], Tensor]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self._forward = model, forward
 
     def forward(self, batch: Batch) -> Tensor:
-        return response_logits(self.model, batch)
+        return self._forward(self.model, batch)
 
 
-def _log_prob_derivative(logits: Tensor, tangents: Tensor, batch: Batch) -> Tensor:
+def _through_head(model: Any, states: Tensor, tangents: Tensor, batch: Batch) -> Tensor:
+    """Return d log p_y [targets, loss terms] from the head's inputs and their derivatives.
+
+    From there on positions do not mix: one backward pass through the head gives ∂ log p_y / ∂ state for
+    every position at once, the same for all targets, where forward mode would go through a vocabulary's
+    worth of logits once for each.
+
+    Parameters
+    ----------
+    states
+        [loss terms, hidden].
+    tangents
+        [targets, loss terms, hidden].
+    """
+    labels = batch.input_ids[batch.loss_mask]
+    pulled = pull_through_head(model, states, lambda logits, where: log_prob_gradient(logits, labels[where]))
+    wide = torch.promote_types(pulled.dtype, torch.float32)
+    return torch.stack([(moved.to(wide) * pulled.to(wide)).sum(-1) for moved in tangents]).float()
+
+
+@torch.no_grad()
+def _log_prob_derivative(_model: Any, logits: Tensor, tangents: Tensor, batch: Batch) -> Tensor:
     """Return d log p_y = dz_y − Σ_v p_v dz_v [targets, loss terms] from logits z and their derivatives.
+
+    For models that change the head's values: by a soft cap, say.
 
     Parameters
     ----------
@@ -230,6 +281,19 @@ def _log_prob_derivative(logits: Tensor, tangents: Tensor, batch: Batch) -> Tens
             for part in tangents
         ]
     ).float()
+
+
+def _backward(model: Any, batch: Batch, plain: bool) -> None:
+    """Run forward and backward of a batch's summed log-likelihood."""
+    if not plain:
+        response_log_probs(model, batch).sum().backward()
+        return
+    labels = batch.input_ids[batch.loss_mask]
+    with fused_attention(model, batch):
+        states = response_states(model, batch)
+    states.backward(
+        pull_through_head(model, states, lambda logits, where: log_prob_gradient(logits, labels[where]))
+    )
 
 
 def position_scores(
@@ -254,6 +318,7 @@ def position_scores(
     names = list(next(iter(directions.values())))
     modules = dict(model.named_modules())
     chosen = {name: modules[name] for name in names}
+    plain = has_plain_head(model, encoded[0])
     part = shard(encoded)
     scores: dict[str, list[np.ndarray]] = {target: [np.empty(0)] * len(part.rows) for target in directions}
     groups = batches(part.take(encoded), batch_tokens=batch_tokens, pad_id=pad_id)
@@ -275,7 +340,7 @@ def position_scores(
 
         # Contracted as the backward pass meets each layer: one layer's rows in memory, not all of them.
         with watched(model, chosen, inputs.__setitem__, contract):
-            response_log_probs(model, batch).sum().backward()
+            _backward(model, batch, plain)
         real = batch.attention_mask.bool().cpu().numpy()
         for target in directions:
             values = totals[target].view(batch.input_ids.shape).cpu().numpy()

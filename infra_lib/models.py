@@ -124,8 +124,10 @@ def check_model_folder(source: str | Path, *, weights: bool = True) -> None:
             return
         raise ModelError(f"{source} is neither a model folder nor a hub name such as Qwen/Qwen2.5-0.5B")
     config = _read_object(folder / "config.json")
+    if not weights:
+        return
     stored = numbers = 0
-    for path in weight_files(folder) if weights else ():
+    for path in weight_files(folder):
         try:
             with safe_open(path, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 (safe_open is no dictionary)
@@ -439,48 +441,6 @@ def _pad(rows: Sequence[Encoded], indices: tuple[int, ...], pad_id: int, side: s
         loss_mask[i, at] = row.loss_mask
     positions = (attention.cumsum(1) - 1).clamp(min=0)
     return Batch(input_ids, attention, loss_mask, positions, indices)
-
-
-def predicting(batch: Batch) -> Tensor:
-    """Return the positions that predict a response token [loss terms], counted through the whole batch.
-
-    Position t predicts token t + 1, so it carries a loss term where the mask of t + 1 is set.
-    """
-    carries = torch.nn.functional.pad(batch.loss_mask[:, 1:], (0, 1))
-    return carries.flatten().nonzero().squeeze(1)
-
-
-def response_logits(model: Any, batch: Batch) -> Tensor:
-    """Return the logits that predict the response's tokens [loss terms, vocabulary], in reading order.
-
-    The output head is given these positions alone: over a large vocabulary it is the dearest layer.
-    """
-    where = predicting(batch)
-    head = model.get_output_embeddings()
-
-    def select(_m: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (inputs[0].flatten(0, -2).index_select(0, where).unsqueeze(0), *inputs[1:])
-
-    handle = head.register_forward_pre_hook(select)
-    try:
-        return model(**batch.inputs, use_cache=False).logits.squeeze(0)
-    finally:
-        handle.remove()
-
-
-def response_log_probs(model: Any, batch: Batch) -> Tensor:
-    """Return log p(token | tokens before) of the response's tokens [loss terms], in reading order."""
-    logits = response_logits(model, batch)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    chosen = logits.gather(-1, batch.input_ids[batch.loss_mask].unsqueeze(-1)).squeeze(-1)
-    return chosen - logits.logsumexp(-1)
-
-
-def token_log_probs(model: Any, batch: Batch) -> Tensor:
-    """Return log p(token t | tokens before) [batch, tokens], 0 where ``loss_mask`` is False."""
-    values = response_log_probs(model, batch)
-    spread = torch.zeros(batch.loss_mask.numel(), dtype=values.dtype, device=values.device)
-    return spread.index_copy(0, predicting(batch) + 1, values).view(batch.loss_mask.shape)
 
 
 def count_response_tokens(tokenizer: Any, examples: Sequence[Example]) -> Mapping[str, int]:

@@ -19,8 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from infra_lib.errors import InfraError, ModelError
-from infra_lib.files import file_digest, write_json
-from infra_lib.stage import replace_folder
+from infra_lib.files import file_digest, replace_folder, write_json
 from infra_lib.study import unknown
 
 

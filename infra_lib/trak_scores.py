@@ -34,7 +34,8 @@ from trak.projectors import BasicProjector, ProjectionType
 from infra_lib.curvature import captured
 from infra_lib.distributed import Shard, is_main, shard, size
 from infra_lib.errors import NumericalError, ParameterError
-from infra_lib.models import Batch, Encoded, batches, linears, token_log_probs
+from infra_lib.models import Batch, Encoded, batches, linears
+from infra_lib.responses import token_log_probs
 
 
 @dataclass(frozen=True)

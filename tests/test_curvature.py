@@ -12,7 +12,8 @@ from infra_lib.curvature import eigenbasis, fit_factors, partitions, watched
 from infra_lib.curvature.moments import STRIP, add_outer, add_squares, mirror
 from infra_lib.errors import DataError, ModelError, NumericalError, ParameterError
 from infra_lib.influence import check_model
-from infra_lib.models import batches, encode, mlp_linears, token_log_probs
+from infra_lib.models import batches, encode, mlp_linears
+from infra_lib.responses import token_log_probs
 
 
 @pytest.fixture(scope="module")

@@ -93,6 +93,40 @@ def test_token_scores_equal_one_backward_pass_per_token(setting) -> None:
             assert np.allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
+def test_a_head_with_a_soft_cap_scores_like_one_backward_pass_per_token(tokenizer, splits) -> None:
+    """Gemma 2 bends its logits after the head; they take the way through the logits themselves."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    from infra_lib.responses import has_plain_head
+
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        final_logit_softcapping=1.0,
+        initializer_range=0.3,
+        attn_implementation="eager",
+    )
+    model = Gemma2ForCausalLM(config).eval().double()
+    train = [encode(tokenizer, e, end_token=True) for e in splits.train[::12]]
+    assert not has_plain_head(model, train[0])
+    assert has_plain_head(tiny_qwen2(len(tokenizer)), train[0])
+    factors = fit_factors(model, train, labels="empirical", progress=False)
+    direction = precondition(factors, target_gradient(model, list(factors.layers), train[:2]))
+    scores = token_scores(model, train[:2], {"t": direction}, progress=False)["t"]
+    for row, found in zip(train[:2], scores, strict=True):
+        expected = [
+            sum(float((g.double() * v.double()).sum()) for g, v in zip(gs, direction.values(), strict=True))
+            for gs in log_prob_gradients(model, row)
+        ]
+        assert np.allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
 def test_both_readings_agree_on_examples_and_differ_on_tokens(setting) -> None:
     model, train, _, _, directions = setting
     terms = token_scores(model, train, directions, progress=False)
@@ -152,7 +186,8 @@ def test_a_small_step_towards_an_example_moves_the_target_as_its_score_says(sett
     modules = dict(model.named_modules())
 
     def target() -> float:
-        from infra_lib.models import batches, token_log_probs
+        from infra_lib.models import batches
+        from infra_lib.responses import token_log_probs
 
         with torch.no_grad():
             total = sum(

@@ -19,8 +19,8 @@ from infra_lib.models import (
     load_model,
     load_tokenizer,
     mlp_linears,
-    token_log_probs,
 )
+from infra_lib.responses import token_log_probs
 
 
 def test_loss_mask_covers_the_response_and_nothing_else(tokenizer, splits) -> None:

@@ -9,7 +9,8 @@ from conftest import tiny_qwen2
 
 import infra_lib.trak_scores as module
 from infra_lib.errors import NumericalError, ParameterError
-from infra_lib.models import batches, encode, mlp_linears, token_log_probs
+from infra_lib.models import batches, encode, mlp_linears
+from infra_lib.responses import token_log_probs
 from infra_lib.trak_scores import log_odds, trak_scores
 
 

@@ -154,7 +154,7 @@ def build(root: Path, parameters: AdaptParameters) -> None:
     page = published_notebook(root, NOTEBOOK, out / "notebook.ipynb")
     write_text(source / "index.ipynb", page.replace(f"{Path.cwd()}/", ""))
     write_text(source / "_toc.yml", "format: jb-book\nroot: index\n")
-    write_text(source / "_config.yml", configuration(root))
+    write_text(source / "_config.yml", configuration(root, parameters.model))
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", "."]
     command += ["--path-output", "built", "--all", "-W", "-n", "--keep-going", "--quiet"]
     done = subprocess.run(command, cwd=source, check=False, capture_output=True, text=True)
@@ -166,7 +166,7 @@ def build(root: Path, parameters: AdaptParameters) -> None:
     shutil.rmtree(source / "built")
 
 
-def configuration(root: Path) -> str:
+def configuration(root: Path, model: str) -> str:
     """Return the page's configuration: the book's, without what belongs to the book alone."""
     import yaml
 
@@ -174,7 +174,9 @@ def configuration(root: Path) -> str:
     config["title"] = "Training examples by influence"
     config.pop("bibtex_bibfiles", None)
     config["logo"] = "_static/logo.svg"
-    config["html"]["extra_footer"] = "<p>Made by infra adapt from the scores that lie beside this page.</p>"
+    config["html"]["extra_footer"] = (
+        "<p>Made by infra adapt; numbers are read from the scores beside this page.</p>"
+    )
     extensions = config["sphinx"]["local_extensions"]
     config["sphinx"]["local_extensions"] = {name: "_ext" for name in extensions if name != "intact"}
     config["sphinx"]["config"].pop("bibtex_reference_style", None)

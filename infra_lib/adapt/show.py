@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -40,18 +39,26 @@ def group_scores(groups: pd.DataFrame, scores: pd.DataFrame | None = None) -> Fi
     names = list(dict.fromkeys(groups.sort_values(["domain", "group"])["group"]))
     columns = min(2, len(targets))
     lines = -(-len(targets) // columns)
-    size = (6.8, lines * (1.1 + 0.36 * len(names)))
-    figure, panels = plt.subplots(lines, columns, figsize=size, sharey=True, squeeze=False)
+    figure, panels = plt.subplots(
+        lines,
+        columns,
+        figsize=(6.8, lines * (1.1 + 0.36 * len(names))),
+        sharey=True,
+        sharex=True,
+        squeeze=False,
+    )
     colours = domain_colours(groups["domain"])
     for axes, target in zip(panels.flat, targets, strict=False):
         for row in each_row(groups[groups["target"] == target]):
             at = names.index(row.group)
-            hue = colours[row.domain]
             if scores is not None:
-                mine = (scores["target"] == target) & (scores["group"] == row.group)
-                _dots(axes, scores["z"][mine].to_numpy(), at, hue)
-            axes.plot([row.low, row.high], [at, at], color=hue, linewidth=2.5)
-            axes.plot([row.mean], [at], "o", color=hue, markeredgecolor=style.INK, markersize=7)
+                _dots(
+                    axes, scores[(scores["target"] == target) & (scores["group"] == row.group)], at, colours
+                )
+            axes.plot([row.low, row.high], [at, at], color=colours[row.domain], linewidth=2.5)
+            axes.plot(
+                [row.mean], [at], "o", color=colours[row.domain], markeredgecolor=style.INK, markersize=7
+            )
         axes.axvline(0, color=style.INK, linewidth=1)
         axes.set_title(f"on {style.name_of(target)}")
     for axes in panels.flat[len(targets) :]:
@@ -66,10 +73,12 @@ def group_scores(groups: pd.DataFrame, scores: pd.DataFrame | None = None) -> Fi
     return figure
 
 
-def _dots(axes: Any, values: np.ndarray, at: int, hue: str) -> None:
-    # Spread by the golden ratio and not at random, so that a figure is the same every time.
-    spread = 0.3 * (((np.arange(len(values)) * 0.618) % 1) * 2 - 1)
-    axes.plot(values, at + spread, "o", color=hue, markersize=3.6, alpha=0.45, markeredgewidth=0)
+def _dots(axes: Any, part: pd.DataFrame, at: int, colours: dict[str, str]) -> None:
+    # Spread by rank and not at random, so that a figure is the same every time.
+    spread = 0.28 * (((np.arange(len(part)) * 0.618) % 1) * 2 - 1)
+    for domain, hue in colours.items():
+        mine = (part["domain"] == domain).to_numpy()
+        axes.plot(part["z"][mine], at + spread[mine], "o", color=hue, markersize=3.2, alpha=0.45, mew=0)
 
 
 def _short(name: str, most: int = 28) -> str:
@@ -79,8 +88,10 @@ def _short(name: str, most: int = 28) -> str:
 def domain_colours(domains: Sequence[str] | pd.Series) -> dict[str, str]:
     """Return a colour for each domain, the book's own for mathematics and code."""
     hues = cycle(_HUES)
-    names = sorted(set(map(str, domains)))
-    return {name: style.DOMAIN_COLOURS.get(name) or next(hues) for name in names}
+    return {
+        name: style.DOMAIN_COLOURS.get(name) or next(hues)
+        for name in sorted(dict.fromkeys(map(str, domains)))
+    }
 
 
 def group_words(groups: pd.DataFrame) -> str:
@@ -123,7 +134,8 @@ def _card(results: Results, row: Any, tokens: pd.DataFrame, end: float) -> str:
         f'<section class="example-card {attribute(row.side)}" aria-label="{attribute(row.id)}">'
         f'<div class="example-title">{title}</div>'
         f'<div class="example-prompt">{escape(example.prompt.strip())}</div>'
-        f'<div class="shaded-text">{_sentences(results, row, example, tokens, end)}</div></section>'
+        f'<div class="example-response shaded-text">{_sentences(results, row, example, tokens, end)}</div>'
+        "</section>"
     )
 
 
@@ -139,18 +151,12 @@ def _sentences(results: Results, row: Any, example: Example, tokens: pd.DataFram
         if own.empty:
             continue
         texts = [example.response[a:b] for a, b in zip(own["start"], own["end"], strict=True)]
-        # Each sentence has lines of its own, so its last line end is not drawn twice.
-        texts[-1] = texts[-1].rstrip("\n") or "↵"
-        shaded = shaded_tokens(texts, own["score"].to_numpy(), end)
-        total = f'<small class="sentence-score" title="sum of the sentence">{_signed(span.score)}</small>'
-        parts.append(f'<div class="example-response">{shaded} {total}</div>')
+        total = f"{span.score:+.2g}".replace("-", "−")
+        parts.append(
+            f"<span>{shaded_tokens(texts, own['score'].to_numpy(), end)}</span>"
+            f'<small class="sentence-score" title="sum over this sentence"> {total} </small>'
+        )
     return "".join(parts)
-
-
-def _signed(value: float) -> str:
-    """Return a number with its sign and three digits, large ones without an exponent."""
-    text = f"{value:+,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:+.3g}"
-    return text.replace("-", "−")
 
 
 # --- Tables ------------------------------------------------------------------------------
@@ -160,7 +166,7 @@ def read_table(results: Results) -> str:
     """Return what was read: examples and tokens of each file and domain, what was cut and left out."""
     rows = [
         [
-            f'<span class="one-line">{escape(entry["file"])}</span>',
+            escape(entry["file"]),
             tables.named(entry["domain"]),
             f"{entry['examples']:,}",
             f"{entry['tokens']:,}",
@@ -212,18 +218,24 @@ def provenance_table(results: Results) -> str:
     """Return where the numbers come from: model, layers, method, machine, time, commit."""
     record, made = results.provenance, results.provenance["environment"]
     options = record["options"]
-    changed = " with changes" if made["commit"].endswith("+changes") else ""
-    method = f"{options['method']}, damping {options['damping']:g}, {options['reading']} reading"
     rows = [
         ["model", f"{escape(results.record['model'])} ({escape(record['architecture'])})"],
-        ["method", escape(method)],
+        [
+            "method",
+            f"{escape(options['method'])}, damping {options['damping']:g}, "
+            f"{escape(options['reading'])} reading",
+        ],
         ["layers", f"{len(record['layers'])}, such as {escape(record['layers'][0])}"],
         ["arithmetic", escape(options["dtype"])],
         ["device", f"{escape(made['device'])}; {made['threads']} threads used"],
         ["time of the attribution", f"{record['seconds']:.0f} s"],
-        ["commit of the library", f"<code>{escape(made['commit'][:12])}</code>{changed}"],
+        [
+            "commit of the library",
+            f"<code>{escape(made['commit'][:12])}</code>"
+            + " with changes" * made["commit"].endswith("+changes"),
+        ],
         *(
-            ["examples, SHA-256", f"{escape(Path(name).name)}: <code>{digest[:16]}</code>"]
+            ["examples, SHA-256", f"{escape(name)}: <code>{digest[:16]}</code>"]
             for name, digest in record["inputs"].items()
         ),
     ]

@@ -22,6 +22,7 @@ from infra_lib.distributed import add_up, add_up_number, check_same, is_main, is
 from infra_lib.errors import NumericalError, ParameterError
 from infra_lib.files import digest_of
 from infra_lib.models import Batch, Encoded, batches, linears
+from infra_lib.responses import has_plain_head
 
 
 def fit_factors(
@@ -86,7 +87,7 @@ def fit_factors(
     check_same(key, "weights or training examples")
     mine = shard(encoded, at_least_one=True).take(encoded)
     groups = batches(mine, batch_tokens=batch_tokens, pad_id=pad_id)
-    source = LabelSource(labels, seed, mine)
+    source = LabelSource(labels, seed, mine, plain_head=has_plain_head(model, encoded[0]))
     layers: list[Mapping[str, LayerFactors]] = []
     checks: dict[str, dict[str, float]] = {}
     parts = partitions(chosen, memory_bytes, diagonal=diagonal)

@@ -10,43 +10,66 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from infra_lib.models import Batch, Encoded, response_logits
+from infra_lib.models import Batch, Encoded
+from infra_lib.responses import (
+    HELD_LOGITS,
+    fused_attention,
+    pull_through_head,
+    response_logits,
+    response_states,
+)
 
 LABELS = ("sampled", "empirical")
-_SLICE = 2**22
-"""Probabilities that are summed up at a time, in double precision."""
 
 
 class LabelSource:
     """The labels behind the factors: sampled from the model, or the data's own."""
 
-    def __init__(self, kind: str, seed: int, encoded: Sequence[Encoded]) -> None:
-        self._kind, self._seed, self._encoded = kind, seed, encoded
+    def __init__(self, kind: str, seed: int, encoded: Sequence[Encoded], *, plain_head: bool = False) -> None:
+        self._kind, self._seed, self._encoded, self._plain = kind, seed, encoded, plain_head
 
     def backward(self, model: Any, batch: Batch) -> None:
         """Run forward and backward of the batch's summed loss under these labels.
 
         The derivative of −log p_y by the logits is p − e_y: the probabilities that labels are drawn from
-        are the gradient as well, but for the labels' own entries.
+        are the gradient as well, but for the labels' own entries. Where logits are the head's values as
+        they are, the head is met a slice of positions at a time, and no more logits are held than that.
         """
         batch = batch.to(model.device)
-        logits = response_logits(model, batch)
-        with torch.no_grad():
-            probs = torch.softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)
-            labels = batch.input_ids[batch.loss_mask]
-            if self._kind == "sampled":
-                labels = self._sample(probs, batch.rows)
-            probs[torch.arange(len(labels), device=probs.device), labels] -= 1
-        logits.backward(probs.to(logits.dtype))
+        own = batch.input_ids[batch.loss_mask]
+        uniform = torch.from_numpy(np.concatenate([self._uniform(row) for row in batch.rows])).to(own.device)
+        if not self._plain:
+            with fused_attention(model, batch):
+                logits = response_logits(model, batch)
+            logits.backward(self._gradient(logits, own, uniform))
+            return
+        with fused_attention(model, batch):
+            states = response_states(model, batch)
+        states.backward(
+            pull_through_head(
+                model,
+                states,
+                lambda logits, where: self._gradient(logits, own[where], uniform[where]),
+            )
+        )
 
-    def _sample(self, probs: Tensor, rows: Sequence[int]) -> Tensor:
+    @torch.no_grad()
+    def _gradient(self, logits: Tensor, labels: Tensor, uniform: Tensor) -> Tensor:
+        """Return the loss's derivative by logits [loss terms, vocabulary], under own or drawn labels."""
+        probs = torch.softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)
+        if self._kind == "sampled":
+            labels = self._sample(probs, uniform)
+        probs[torch.arange(len(labels), device=probs.device), labels] -= 1
+        return probs.to(logits.dtype)
+
+    @staticmethod
+    def _sample(probs: Tensor, uniform: Tensor) -> Tensor:
         """Return labels [loss terms] drawn from probabilities [loss terms, vocabulary].
 
-        Each is the inverse of the cumulative distribution at a number from its example's own stream, so
-        that it depends on neither the batch nor the order.
+        Each is the inverse of the cumulative distribution at a uniform number [loss terms] from its
+        example's own stream, so that it depends on neither the batch nor the order.
         """
-        uniform = torch.from_numpy(np.concatenate([self._uniform(row) for row in rows])).to(probs.device)
-        step = max(1, _SLICE // probs.shape[-1])
+        step = max(1, HELD_LOGITS // probs.shape[-1])
         drawn = []
         for part, wanted in zip(probs.split(step), uniform.split(step), strict=True):
             cumulative = part.cumsum(-1, dtype=torch.float64)

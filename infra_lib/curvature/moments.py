@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from infra_lib.models import Batch, predicting
+from infra_lib.models import Batch
+from infra_lib.responses import predicting
 
 STRIP = 256
 """Rows of a strip of the triangle: narrow enough to save work, wide enough for fast products."""

@@ -99,7 +99,7 @@ def open_setting(
     pad = tokenizer.pad_token_id or 0
     chosen = subset(train, examples, seed)
     encoded = [encode(tokenizer, example, end_token=True) for example in chosen]
-    factors = fit_factors(model, encoded, pad_id=pad, labels=labels, seed=seed)
+    factors = fit_factors(model, encoded, pad_id=pad, labels=labels, seed=seed, diagonal=True)
     correct = {
         name: [encode(tokenizer, example, end_token=True) for example in subset(rows, examples, seed)]
         for name, rows in sorted(targets.items(), reverse=True)

@@ -31,12 +31,12 @@ class AttributionPlan(Plan):
 
     def steps(self) -> list[Step]:
         """Return the steps in order."""
-        dtype, (rows, width, head) = self.choices.attribution_dtype, self.batch()
-        one = self.architecture.fused(dtype, rows, width, head)
+        dtype, (rows, width), head = self.choices.attribution_dtype, self.batch(), self.head()
+        one = self.architecture.fused(dtype, rows, width, 1)
         # Gradients of the layers' weights cost half as much again as those of activations alone.
-        each = 1.5 * one.flops / (rows * width)
+        each = 1.5 * one.flops / (rows * width) + head.flops
         kept = self.work.targets * self.architecture.size.attributed * 4
-        memory = int(ALLOCATOR * (self.weight_bytes + kept + one.peak_bytes))
+        memory = int(ALLOCATOR * (self.weight_bytes + kept + one.peak_bytes + head.peak_bytes))
 
         def passes(what: str, tokens: int) -> Step:
             return Step(

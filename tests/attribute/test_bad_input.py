@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from infra_lib.attribute import METHODS, score
 from infra_lib.attribute import run as running_module
 from infra_lib.attribute.inputs import read_inputs
+from infra_lib.checksums import write_checksum
 from infra_lib.cli import app
 from infra_lib.errors import DataError, InfraError, ModelError, ParameterError
 from infra_lib.models import load_tokenizer, save_model
@@ -172,7 +173,7 @@ def test_a_tokenizer_of_another_model_is_named(tokenizer, files, tmp_path) -> No
 
 def test_unusable_factors_are_named_before_a_gradient(model_folder, files, tmp_path, monkeypatch) -> None:
     out = run(model_folder, files, tmp_path, memory="12kB")
-    stored = sorted((out / "factors").iterdir())
+    stored = sorted((out / "factors").glob("*.safetensors"))
     assert len(stored) > 1
     monkeypatch.setattr(score, "target_gradient", lambda *_, **__: pytest.fail("heavy work began"))
     last = stored[-1].read_bytes()
@@ -186,6 +187,7 @@ def test_unusable_factors_are_named_before_a_gradient(model_folder, files, tmp_p
     with safe_open(stored[-1], framework="pt") as opened:
         tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
     save_file(tensors, stored[-1], metadata={"key": "of another model", "checks": "{}"})
+    write_checksum(stored[-1])
     with pytest.raises(ModelError, match=f"{stored[-1].name} holds factors of another model"):
         run(model_folder, files, tmp_path, memory="12kB")
 

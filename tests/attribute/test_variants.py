@@ -121,7 +121,7 @@ def test_labels_and_layers_change_what_is_fitted(model_folder, files, plain, tmp
 
 def test_a_small_memory_fits_the_same_factors_in_more_rounds(model_folder, files, plain, tmp_path) -> None:
     out = run(model_folder, files, tmp_path, memory="12kB")
-    assert len(list((out / "factors").iterdir())) > 1
+    assert len(list((out / "factors").glob("*.safetensors"))) > 1
     assert np.allclose(scores(out), scores(plain), rtol=1e-3, atol=1e-4 * scores(plain).abs().max())
     with pytest.raises(ParameterError, match=r"--memory is '1kB': it must be at least \d+ for layer"):
         run(model_folder, files, tmp_path / "x", memory="1kB")

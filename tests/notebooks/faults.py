@@ -97,7 +97,8 @@ def assert_nothing_looks_complete_that_is_not(project) -> None:
         assert stage_damage(project.stage(stage)) in (None, "it has not run"), stage
     found = verify(project.folder, "smoke", progress=False).problems
     # A checkpoint may have been cut off while it was deleted; the next run goes on without it.
-    assert not [problem for problem in found if "/checkpoint-" not in problem]
+    problems = [problem for problem in found if "/checkpoint-" not in problem]
+    assert not problems, problems
 
 
 def assert_next_run_ends_the_same(project, expected: dict[str, str]) -> str:

@@ -25,9 +25,15 @@ from faults import (
     run_in_mounts,
 )
 
+from infra_lib.checksums import checksum_path
 from infra_lib.layout import STAGES
 
-USUAL_SECONDS = {"03_finetune_evaluate": 18, "04_example_influence": 9, "05_reweighting_arms": 12}
+USUAL_SECONDS = {
+    "03_finetune_evaluate": 18,
+    "04_example_influence": 9,
+    "05_reweighting_arms": 12,
+    "07_method": 20,
+}
 """How long a stage takes here from its first line to its last, roughly; others take about 4 s."""
 
 
@@ -54,7 +60,9 @@ def forget_training(project, stage: str) -> None:
     arms = sorted({path.parent.name for path in runs.glob("*/run.json")} - set(uniform))
     folder = (uniform if stage == "03_finetune_evaluate" else arms)[0]
     shutil.rmtree(runs / folder)
-    next(runs.glob(f"{folder}-*.parquet")).unlink()
+    answers = next(runs.glob(f"{folder}-*.parquet"))
+    answers.unlink()
+    checksum_path(answers).unlink()
 
 
 @pytest.mark.reliability(kind="fault", title="SIGKILL at a random moment of every notebook")
