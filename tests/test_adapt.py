@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 
@@ -12,11 +13,14 @@ from bs4 import BeautifulSoup
 from conftest import copy_project
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+from typer.main import get_command
+from typer.testing import CliRunner
 
 from infra_lib.adapt import record, results, show
 from infra_lib.adapt.data import write_examples
 from infra_lib.adapt.parameters import make_parameters
 from infra_lib.adapt.record import shell_blocks
+from infra_lib.cli import app
 from infra_lib.errors import DataError, ModelError, ParameterError
 from infra_lib.examples import read_jsonl
 from infra_lib.models import save_model
@@ -97,17 +101,24 @@ def followed(root, neox, tmp_path_factory):
     write_lines(data / "train.jsonl", lines(0, 4))
     write_lines(data / "target.jsonl", lines(4, 5))
     write_lines(data / "test.jsonl", lines(4, 5, answer="none", id="t"))
-    said = {}
+    project.said = {}
     for block in shell_blocks((root / "book" / "adapt.md").read_text(encoding="utf-8"))[2:4]:
         text = block.commands.replace("_build/models/smollm2", str(neox)).replace(
             "--data data", "--data mydata"
         )
         assert text.startswith("infra adapt ")
-        done = project.infra(*text.split()[1:])
-        assert done.returncode == 0, done.stderr[-3000:]
-        said[block.step] = done.stdout
-    project.said = said
+        project.said[block.step] = typed(project, text)
     return project
+
+
+def typed(project, line: str) -> str:
+    """Return what a line of the command line prints in a project, run in this process to save its start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project.folder)
+        patch.setenv("INFRA_PROJECT", str(project.folder))
+        done = CliRunner().invoke(app, shlex.split(line)[1:], catch_exceptions=False)
+    assert done.exit_code == 0, done.output[-3000:]
+    return done.stdout
 
 
 @pytest.mark.slow
@@ -158,9 +169,8 @@ def test_the_plan_is_said_before_heavy_work_and_alone_where_asked(followed) -> N
 def test_a_second_run_with_nothing_changed_does_nothing(followed, neox) -> None:
     page = followed.folder / "mypage" / "html" / "index.html"
     before = page.stat().st_mtime_ns
-    again = ("adapt", "--model", str(neox), "--data", "mydata", "--out", "mypage")
-    done = followed.infra(*again)
-    assert "nothing that the page depends on has changed" in done.stdout
+    said = typed(followed, f"infra adapt --model {neox} --data mydata --out mypage")
+    assert "nothing that the page depends on has changed" in said
     assert page.stat().st_mtime_ns == before
 
 
@@ -209,10 +219,9 @@ def test_the_last_step_plans_a_study_on_the_same_files(followed, root, neox) -> 
             command = command.replace("study: mine/'", "study: mine/; s#data/#mydata/#'")
             subprocess.run(command, shell=True, cwd=followed.folder, check=True)
         else:
-            done = followed.infra(*command.split()[1:])
-            assert done.returncode == 0, done.stderr
-    assert "mydata/train.jsonl" in done.stdout
-    assert "04_example_influence" in done.stdout
+            said = typed(followed, command)
+    assert "mydata/train.jsonl" in said
+    assert "04_example_influence" in said
 
 
 def study_lines(name: str) -> list[dict]:
@@ -307,10 +316,6 @@ def test_a_plan_grows_with_examples_and_refuses_what_cannot_fit(neox, tmp_path) 
 
 
 def test_the_page_has_five_steps_of_commands_that_exist(root) -> None:
-    from typer.main import get_command
-
-    from infra_lib.cli import app
-
     blocks = shell_blocks((root / "book" / "adapt.md").read_text(encoding="utf-8"))
     assert [block.step for block in blocks] == [1, 2, 3, 4, 5]
     known = set(get_command(app).commands)

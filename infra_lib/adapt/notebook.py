@@ -20,7 +20,6 @@ class Page:
 
     def __init__(self, parameters: AdaptParameters) -> None:
         self.folder = Path(parameters.out) / "figures"
-        style.apply()
 
     def html(self, markup: str) -> None:
         """Show a fragment of finished HTML."""
@@ -37,6 +36,7 @@ class Page:
 
 def group_figure(folder: Path, results: Results, by: Sequence[str]) -> style.ShownFigure:
     """Draw and keep the scores of groups: each example where groups are domains, means and intervals."""
+    style.apply()
     groups = by_group(results, by)
     single = grouped(results, by) if tuple(by) == ("domain",) else None
     words = " and ".join(by)

@@ -126,12 +126,12 @@ def by_group(results: Results, by: Sequence[str]) -> pd.DataFrame:
 
 
 def _group(values: dict[str, Any]) -> str:
-    words: dict[str, Callable[[Any], str]] = {
-        "domain": name_of,
-        "difficulty": lambda v: f"difficulty {int(v)}",
-        "category": str,
-    }
+    words: dict[str, Callable[[Any], str]] = {"domain": name_of, "difficulty": _level, "category": str}
     return ", ".join(words[name](value) for name, value in values.items())
+
+
+def _level(difficulty: Any) -> str:
+    return f"difficulty {int(difficulty)}"
 
 
 def finer_groups(results: Results) -> list[tuple[str, ...]]:
