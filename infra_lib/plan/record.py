@@ -51,10 +51,8 @@ def plans_table(root: Path) -> str:
     rows = []
     for row in each_row(pd.DataFrame(record["rows"])):
         if row.refused:
-            cost = [
-                f'<span class="verdict-not-reproduced">does not fit</span><br><small>{escape(row.refused)}</small>'
-            ]
-            cost += ["", ""]
+            verdict = '<span class="verdict-not-reproduced">does not fit</span>'
+            cost = [f"{verdict}<br><small>{escape(row.refused)}</small>", "", ""]
         else:
             how = escape(row.changes) or "as it is"
             cost = [f"<small>{how}</small>", gib(row.peak_bytes), duration(row.seconds)]
@@ -69,11 +67,11 @@ def plans_table(root: Path) -> str:
         )
     headers = ["model", "parameters", "factors", "machine", "how it fits", "memory", "time"]
     lengths = record["lengths"]
+    tokens = lengths["prompt"] + lengths["response"]
     note = (
-        f'<p class="table-note">17,000 training examples of {lengths["prompt"] + lengths["response"]:,} tokens, cut at '
-        f"{lengths['longest']:,}: three epochs of fine-tuning, generation, factors, and scores of two targets. "
-        "Memory is per device; time supposes 40 % of the data sheet's peak (our choice).</p>"
+        f'<p class="table-note">17,000 training examples of {tokens:,} tokens, cut at {lengths["longest"]:,}: '
+        "three epochs of fine-tuning, generation, factors, and scores of two targets. Memory is per device; "
+        "time supposes 40 % of the data sheet's peak (our choice).</p>"
     )
-    return (
-        f"{badge('recorded')}\n\n{html_table(headers, rows, left=5, label='Plans of published models')}{note}"
-    )
+    table = html_table(headers, rows, left=5, label="Plans of published models")
+    return f"{badge('recorded')}\n\n{table}{note}"
