@@ -9,7 +9,7 @@ that shows commits and times (:data:`APART`), and the records of provenance them
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,9 +63,10 @@ def compare(a: Path, b: Path) -> Comparison:
     Raises
     ------
     DataError
-        For a study of which a stage has not run.
+        For a stage that only one of them has run, or a study of which none has.
     """
-    names = sorted(_files(a) | _files(b))
+    stages = _stages(a, b)
+    names = sorted(_files(a, stages) | _files(b, stages))
     identical, differences, largest = [], {}, 0.0
     for name in names:
         problem, distance = _difference(a / name, b / name)
@@ -77,15 +78,20 @@ def compare(a: Path, b: Path) -> Comparison:
     return Comparison(identical, differences, largest)
 
 
-def _files(folder: Path) -> set[str]:
-    found = set()
-    for stage in STAGES:
-        if read_provenance(folder / stage) is None:
-            raise DataError(folder / stage, "has not run, so there is nothing to compare")
-        for part in COMPARED:
-            paths = (path for path in (folder / stage / part).rglob("*") if path.is_file())
-            found |= {str(path.relative_to(folder)) for path in paths}
-    return found - APART
+def _stages(a: Path, b: Path) -> list[str]:
+    """Return the stages that both studies have run."""
+    ran: list[set[str]] = [
+        {stage for stage in STAGES if read_provenance(folder / stage)} for folder in (a, b)
+    ]
+    for folder, has, other in ((a, ran[0], ran[1]), (b, ran[1], ran[0])):
+        if missing := sorted(other - has) or (list(STAGES) if not has else []):
+            raise DataError(folder / missing[0], "has not run, so there is nothing to compare")
+    return sorted(ran[0])
+
+
+def _files(folder: Path, stages: Sequence[str]) -> set[str]:
+    paths = (path for stage in stages for part in COMPARED for path in (folder / stage / part).rglob("*"))
+    return {str(path.relative_to(folder)) for path in paths if path.is_file()} - APART
 
 
 def _difference(a: Path, b: Path) -> tuple[str | None, float]:
@@ -140,7 +146,8 @@ def table_distance(a: pd.DataFrame, b: pd.DataFrame) -> float:
 
 def setting(root: Path, study: str) -> dict[str, Any]:
     """Return what a study ran on: commit, device, versions, threads, processes, and when it ended."""
-    record = read_provenance(stage_folder(study, list(STAGES)[-1], root)) or {}
+    records = (read_provenance(stage_folder(study, stage, root)) for stage in reversed(STAGES))
+    record = next((record for record in records if record), {})
     opened = read_sealed(stage_folder(study, "study.json", root))
     named = {"study": study, "processes": opened["processes"], "started": record.get("started")}
     return {**named, **record.get("environment", {})}

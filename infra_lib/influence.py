@@ -41,6 +41,7 @@ from infra_lib.distributed import add_up, is_main, shard
 from infra_lib.errors import ModelError, NumericalError, ParameterError
 from infra_lib.models import Batch, Encoded, batches
 from infra_lib.responses import (
+    fused_attention,
     has_plain_head,
     log_prob_gradient,
     pull_through_head,
@@ -119,7 +120,8 @@ def _summed(
     if not plain:
         return list(torch.autograd.grad((response_log_probs(model, batch) * share).sum(), weights))
     labels = batch.input_ids[batch.loss_mask]
-    states = response_states(model, batch)
+    with fused_attention(model, batch):
+        states = response_states(model, batch)
 
     def gradient(logits: Tensor, where: slice) -> Tensor:
         return log_prob_gradient(logits, labels[where]).mul_(share[where].unsqueeze(-1))
@@ -286,7 +288,9 @@ def _backward(model: Any, batch: Batch, plain: bool) -> None:
     if not plain:
         response_log_probs(model, batch).sum().backward()
         return
-    labels, states = batch.input_ids[batch.loss_mask], response_states(model, batch)
+    labels = batch.input_ids[batch.loss_mask]
+    with fused_attention(model, batch):
+        states = response_states(model, batch)
     states.backward(
         pull_through_head(model, states, lambda logits, where: log_prob_gradient(logits, labels[where]))
     )

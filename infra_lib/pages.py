@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from infra_lib import data_pages, paper, tables
+from infra_lib.adapt import record as adapt_record
 from infra_lib.compare import determinism
 from infra_lib.files import write_text
 from infra_lib.frames import rows as each_row
@@ -45,6 +46,7 @@ def write_generated(root: Path, study: str, results: Path) -> None:
         "paper_unknown": paper.bullet_list("unknown"),
         "paper_confounds": paper.bullet_list("confounds"),
         **data_pages.fragments(),
+        **adapt_record.fragments(root, results),
         **write_performance(root, results),
     }
     for name, text in fragments.items():

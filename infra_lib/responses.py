@@ -7,7 +7,8 @@ every position, a slice at a time, and any number of directions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -61,6 +62,34 @@ def response_states(model: Any, batch: Batch) -> Tensor:
     finally:
         handle.remove()
     return kept[0]
+
+
+LONG = 1024
+"""Padded tokens of a row from which reverse-mode passes use fused attention."""
+
+
+@contextmanager
+def fused_attention(model: Any, batch: Batch) -> Iterator[None]:
+    """Use fused attention (SDPA) for a forward pass over long rows, where the model can.
+
+    Eager attention, which forward-mode differentiation needs, keeps [heads, tokens, tokens] for every layer
+    until the backward pass; fused attention keeps none of it. Short rows stay as they are.
+    """
+    usable = (
+        batch.input_ids.shape[1] >= LONG
+        and getattr(model.config, "_attn_implementation", None) == "eager"
+        and bool(getattr(model, "_supports_sdpa", False))
+        # Soft-capped scores (Gemma 2) exist in eager attention alone.
+        and getattr(model.config, "attn_logit_softcapping", None) is None
+    )
+    if not usable:
+        yield
+        return
+    model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation("eager")
 
 
 @torch.no_grad()

@@ -6,9 +6,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from infra_lib.attributes import score_table
 from infra_lib.curvature import fit_factors
@@ -53,7 +55,11 @@ def score_training_set(
     device: str = "cpu",
     folder: Path | None = None,
     end_token: bool = True,
+    max_tokens: int | None = None,
+    dtype: torch.dtype = torch.float32,
     batch_tokens: int = 4096,
+    memory_bytes: int = 2 * 2**30,
+    targets_at_once: int = 2,
     progress: bool = True,
 ) -> Scored:
     """Attribute each target to the training examples of a model (EK-FAC, loss-term reading).
@@ -72,10 +78,19 @@ def score_training_set(
         Where factors are kept, so that an interrupted run goes on.
     end_token
         Whether responses end with the end token, as in fine-tuning.
+    max_tokens
+        Longest sequence; longer responses are cut, as in fine-tuning.
+    dtype
+        Of the weights and passes.
+    batch_tokens, memory_bytes
+        Padded tokens per batch, and room for factors under construction.
+    targets_at_once
+        Targets that share a scoring pass; fewer take less memory and more time.
     """
-    model, tokenizer = load_model(model_folder, device=device), load_tokenizer(model_folder)
+    model, tokenizer = load_model(model_folder, dtype=dtype, device=device), load_tokenizer(model_folder)
     pad = tokenizer.pad_token_id or 0
-    encoded = [encode(tokenizer, example, end_token=end_token) for example in train]
+    settings: dict[str, Any] = {"end_token": end_token, "max_tokens": max_tokens}
+    encoded = [encode(tokenizer, example, **settings) for example in train]
     clock = {"start": time.perf_counter()}
     factors = fit_factors(
         model,
@@ -84,21 +99,24 @@ def score_training_set(
         labels=labels,
         seed=seed,
         batch_tokens=batch_tokens,
+        memory_bytes=memory_bytes,
         folder=folder,
         progress=progress,
     )
     clock["fit"] = time.perf_counter()
     directions = {}
     for name, examples in targets.items():
-        correct = [encode(tokenizer, example, end_token=end_token) for example in examples]
+        correct = [encode(tokenizer, example, **settings) for example in examples]
         gradient = target_gradient(
             model, list(factors.layers), correct, pad_id=pad, batch_tokens=batch_tokens
         )
         directions[name] = precondition(factors, gradient, damping=damping)
     clock["directions"] = time.perf_counter()
-    tokens = token_scores(
-        model, encoded, directions, pad_id=pad, batch_tokens=batch_tokens, progress=progress
-    )
+    tokens: dict[str, list[np.ndarray]] = {}
+    names = list(directions)
+    for start in range(0, len(names), targets_at_once):
+        some = {name: directions[name] for name in names[start : start + targets_at_once]}
+        tokens |= token_scores(model, encoded, some, pad_id=pad, batch_tokens=batch_tokens, progress=progress)
     clock["scores"] = time.perf_counter()
     times = list(clock.values())
     checks: dict[str, float] = {

@@ -130,19 +130,25 @@ class Study(BaseModel):
     top_p: float = Field(1.0, gt=0, le=1, description="a number above 0, at most 1")
     engine: Literal["transformers", "vllm"] = Field("transformers", description="transformers or vllm")
 
+    batch_tokens: int = Field(4096, ge=1, description="a whole number, 1 or more")
+    targets_at_once: int = Field(2, ge=1, description="a whole number, 1 or more")
+    factor_gib: float = Field(2.0, gt=0, description="a number of GiB above 0")
     target_responses: Literal["own", "reference"] = Field(
         "own", description="own (the model's correct answers) or reference (the data's own solutions)"
     )
     damping: float = Field(0.1, gt=0, description="a number above 0 (a multiple of the mean eigenvalue)")
     factor_labels: Literal["sampled", "empirical"] = Field("sampled", description="sampled or empirical")
 
-    method_examples: int = Field(64, ge=4, description="a whole number, 4 or more")
+    method_examples: int = Field(40, ge=4, description="a whole number, 4 or more")
     method_dampings: list[Annotated[float, Field(gt=0)]] = Field(
         [0.001, 0.01, 0.1, 1.0, 10.0, 100.0],
         min_length=2,
         description="a list of two or more distinct numbers above 0",
     )
-    refine_passes: int = Field(6, ge=1, le=1000, description="a whole number from 1 to 1000")
+    refine_dampings: list[Annotated[float, Field(gt=0)]] = Field(
+        [0.1, 100.0], min_length=1, description="a non-empty list of distinct numbers above 0"
+    )
+    refine_passes: int = Field(5, ge=1, le=1000, description="a whole number from 1 to 1000")
     refine_batch: int = Field(16, ge=1, description="a whole number, 1 or more")
 
     arms: list[Literal["uniform", "flip", "reverse", "hard_hard", "easy_easy"]] = Field(
@@ -185,7 +191,14 @@ class Study(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
-        for name in ("difficulties", "base_seeds", "fine_tune_seeds", "method_dampings", "arms"):
+        for name in (
+            "difficulties",
+            "base_seeds",
+            "fine_tune_seeds",
+            "method_dampings",
+            "refine_dampings",
+            "arms",
+        ):
             value = getattr(self, name)
             if len(set(value)) != len(value):
                 raise ParameterError(name, value, "free of repetitions")
@@ -229,6 +242,12 @@ class Study(BaseModel):
 
         local = root / self.base_model
         return pretrained_folder(local if local.is_dir() else self.base_model, revision=self.model_revision)
+
+    def attribution_dtype(self) -> Any:
+        """Return the type of weights in attribution: that of training on a GPU, float32 on a CPU."""
+        import torch
+
+        return getattr(torch, self.precision) if self.device.startswith("cuda") else torch.float32
 
     def finetune_config(self) -> Any:
         """Return the fine-tuning settings of this study."""

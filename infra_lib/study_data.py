@@ -89,7 +89,7 @@ def load_splits(study: Study, root: Path, *, progress: bool = True) -> StudyData
                 splits[split] += getattr(world, split)
             elif size:
                 examples, report = _read(source, split, study, root, progress)
-                reports.append({"split": split, **report})
+                reports.append({**report, "source_split": report.get("split"), "split": split})
                 splits[split] += choose(examples, size, seed=study.seed)
     splits, removed = without_overlap(splits)
     reports += [{"split": split, "name": "repeated questions", "removed": n} for split, n in removed.items()]

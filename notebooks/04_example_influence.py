@@ -19,6 +19,9 @@
 study: str = "small"  # name of the study
 target_responses: str = "own"  # own (the model's correct answers) or reference (the data's solutions)
 damping: float = 0.1  # added to each layer's curvature, as a multiple of its mean eigenvalue
+batch_tokens: int = 4096  # padded tokens per batch of attribution
+targets_at_once: int = 2  # targets that share a scoring pass; fewer take less memory and more time
+factor_gib: float = 2.0  # room for factors under construction, in GiB; less means more passes
 factor_labels: str = "sampled"  # labels of the Fisher factors: sampled (true Fisher) or empirical
 easy: list = [1, 2]  # levels that count as easy
 hard: list = [4, 5]  # levels that count as hard
@@ -76,6 +79,11 @@ for record in stage.read_json("03_finetune_evaluate", "models"):
         labels=params.factor_labels,
         seed=params.seed,
         device=params.device,
+        max_tokens=params.max_tokens,
+        dtype=params.attribution_dtype(),
+        batch_tokens=params.batch_tokens,
+        memory_bytes=int(params.factor_gib * 2**30),
+        targets_at_once=params.targets_at_once,
         folder=stage.workspace,
     )
     scored.append(result.scores.assign(base_seed=record["base_seed"]))

@@ -68,7 +68,7 @@ for by in results.finer_groups(found):
 
 # %%
 for target in found.targets:
-    page.heading(f"on {target}")
+    page.heading(target)
     page.html(show.example_cards(found, target, parameters.shown))
 
 # %% [markdown]

@@ -216,11 +216,24 @@ def test_start_is_the_ekfac_direction_of_each_target(system) -> None:
 def test_conjugate_gradients_reach_the_dense_solution(written, solution) -> None:
     result = conjugate_gradients(written, iterations=400, tolerance=1e-10, progress=False)
     assert relative(solved(result), solution) < 1e-6
-    true = dict(zip(written.targets, written.relative(written.residual(stacked_of(result))), strict=True))
-    for target, residual in result.residuals().items():
-        # The residual that is carried along is the true one.
-        assert residual["refined"] == pytest.approx(true[target], abs=1e-8)
-        assert residual["refined"] <= 1e-10 < residual["ekfac_rescaled"]
+    true = written.relative(written.residual(stacked_of(result)))
+    for kind, values in zip(("residual", "natural"), true, strict=True):
+        for target, value in zip(written.targets, values, strict=True):
+            # The residual that is carried along is the true one.
+            assert result.residuals(kind)[target]["refined"] == pytest.approx(value, abs=1e-8)
+            assert value <= 1e-9 < result.residuals(kind)[target]["ekfac_rescaled"]
+
+
+def test_each_step_of_conjugate_gradients_gains_up_to_the_targets_influence_on_itself(
+    written, whole, solution
+) -> None:
+    record = conjugate_gradients(written, iterations=400, tolerance=1e-10, progress=False).record
+    right, start = flat(written.right), flat(written.start)
+    for k, target in enumerate(written.targets):
+        gains = record[record["target"] == target].sort_values("iteration")["gain"]
+        assert np.diff(gains).min() > -1e-9
+        first = float((right[k] @ start[k]) ** 2 / (start[k] @ whole @ start[k]))
+        assert gains.iloc[-1] == pytest.approx(float(right[k] @ solution[k]) / first)
 
 
 @pytest.mark.parametrize("solver", [conjugate_gradients, refine])
@@ -246,7 +259,7 @@ def test_full_batches_without_noise_converge_all_the_way(written, solution) -> N
     options = {"batch_examples": 12, "average": 0, "checks": 20, "progress": False}
     result = refine(written, iterations=1200, **options)
     assert relative(solved(result), solution) < 0.01
-    assert result.record.groupby("iteration")["residual"].max().is_monotonic_decreasing
+    assert result.record.groupby("iteration")["natural"].max().is_monotonic_decreasing
 
 
 def test_averaging_takes_out_the_minibatches_noise(written) -> None:
@@ -283,7 +296,7 @@ def test_record_starts_at_ekfac_rescaled_as_well_as_can_be(written, whole) -> No
     assert result.step > 0
     unscaled = written.relative(written.residual(written.start))
     for k, target in enumerate(written.targets):
-        assert result.unscaled[target] == pytest.approx(unscaled[k])
+        assert result.unscaled[target] == pytest.approx((unscaled[0][k], unscaled[1][k]))
         start, right = flat(written.start)[k], flat(written.right)[k]
 
         def energy(scale, start=start, right=right):

@@ -1,8 +1,8 @@
 """Another model, other data: from a folder of examples and a model to a page of one's own.
 
-``parameters`` are checked first; ``scores`` attributes and keeps what it found; ``results`` reads it and makes
-tables of it; ``show`` draws; ``page`` runs the notebook ``notebooks/adapt.py`` and builds the page; ``record``
-shows a recorded run on the book's page; ``data`` writes examples to begin with.
+``parameters`` are checked first; ``scores`` attributes and keeps what it found; ``results`` reads it and
+makes tables of it; ``show`` draws; ``page`` runs ``notebooks/adapt.py`` and builds the page; ``record`` shows
+a recorded run in the book; ``data`` writes examples to begin with.
 """
 
 from infra_lib.adapt.parameters import AdaptParameters, make_parameters, parameters_of

@@ -1,7 +1,7 @@
 """A folder of examples to begin with: word problems and small programs, generated, nothing downloaded.
 
-``train.jsonl`` and ``target.jsonl`` are what ``infra adapt`` reads; ``test.jsonl`` is there for a study of one's
-own, whose exam needs problems that neither training nor target has seen.
+``train.jsonl`` and ``target.jsonl`` are what ``infra adapt`` reads; ``test.jsonl`` is there for a study of
+one's own, whose exam needs problems that neither training nor target has seen.
 """
 
 from __future__ import annotations
@@ -50,9 +50,7 @@ def write_examples(
     halves = [train // 2, target // 2, test // 2]
     math, code = _problems(sum(halves), seed), _programs(halves, seed)
     cuts = np.cumsum([0, *halves])
-    files = {
-        name: math[cuts[k] : cuts[k + 1]] + code[k] for k, name in enumerate((TRAIN, TARGET, TEST))
-    }
+    files = {name: math[cuts[k] : cuts[k + 1]] + code[k] for k, name in enumerate((TRAIN, TARGET, TEST))}
     check_disjoint(**{name.removesuffix(".jsonl"): rows for name, rows in files.items()})
     for name, rows in files.items():
         _write(folder / name, rows)

@@ -26,9 +26,9 @@ class Page:
         """Show a fragment of finished HTML."""
         display(ShownFragment(markup))
 
-    def heading(self, text: str) -> None:
-        """Show a line above what follows."""
-        self.html(f'<p class="group-heading"><strong>{escape(text)}</strong></p>')
+    def heading(self, target: str) -> None:
+        """Show a line above what follows on a target."""
+        self.html(f'<p class="group-heading"><strong>on {escape(style.name_of(target))}</strong></p>')
 
     def groups(self, results: Results, by: Sequence[str]) -> None:
         """Draw the scores of groups and keep the figure."""
@@ -48,6 +48,6 @@ def group_figure(folder: Path, results: Results, by: Sequence[str]) -> style.Sho
         show.group_scores(groups, single),
         data=groups,
         alt=f"Influence of training examples by {words}, one panel per target: {show.group_words(groups)}.",
-        caption=f"Mean influence by {words} with 95 % bootstrap intervals over examples, in standard deviations "
-        f"of a target's scores; n = {count} training examples, one model.",
+        caption=f"Mean influence by {words} with 95 % bootstrap intervals over examples, in standard "
+        f"deviations of a target's scores; n = {count} training examples, one model.",
     )

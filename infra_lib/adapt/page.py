@@ -39,7 +39,9 @@ NOTEBOOK = "adapt"
 PAGE = "page.json"
 
 
-def adapt(root: Path, parameters: AdaptParameters, say: Callable[[str], None], *, plan_only: bool = False) -> Path:
+def adapt(
+    root: Path, parameters: AdaptParameters, say: Callable[[str], None], *, plan_only: bool = False
+) -> Path:
     """Make the page of a model and a folder of examples; return it.
 
     Parameters
@@ -172,10 +174,10 @@ def configuration(root: Path, model: str) -> str:
     config["title"] = "Training examples by influence"
     config.pop("bibtex_bibfiles", None)
     config["logo"] = "_static/logo.svg"
-    config["html"]["extra_footer"] = "<p>Made by infra adapt; numbers are read from the scores beside this page.</p>"
+    config["html"]["extra_footer"] = (
+        "<p>Made by infra adapt; numbers are read from the scores beside this page.</p>"
+    )
     extensions = config["sphinx"]["local_extensions"]
     config["sphinx"]["local_extensions"] = {name: "_ext" for name in extensions if name != "intact"}
     config["sphinx"]["config"].pop("bibtex_reference_style", None)
     return str(yaml.safe_dump(config, sort_keys=False))
-
-

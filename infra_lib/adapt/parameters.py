@@ -93,7 +93,10 @@ class AdaptParameters:
         """
         if not Path(self.data).is_dir():
             raise ParameterError("--data", self.data, f"a folder that holds {TRAIN} and {TARGET}")
-        for path, what in ((self.train, "training examples"), (self.target, "correct responses of the targets")):
+        for path, what in (
+            (self.train, "training examples"),
+            (self.target, "correct responses of the targets"),
+        ):
             if not path.is_file():
                 raise DataError(path, f"is missing: it holds the {what}, one JSON object a line")
         check_model_folder(self.model)

@@ -1,8 +1,8 @@
-"""What an attribution of anybody's data found, as tables: by group, at the ends, and beside simpler scores."""
+"""What an attribution of anybody's data found, as tables: by group, at both ends, beside simpler scores."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,10 @@ def load_results(folder: Path, train: Path, target: Path) -> Results:
         For a file that is missing, torn, or of other examples.
     """
     examples = {example.id: example for example in scan_jsonl(train)[0]}
-    tables = {name: load_table(folder / f"{name}.parquet") for name in ("examples", "sentences", "tokens", "gradcos")}
+    tables = {
+        name: load_table(folder / f"{name}.parquet")
+        for name in ("examples", "sentences", "tokens", "gradcos")
+    }
     if lost := sorted(set(tables["examples"]["id"]) - set(examples)):
         raise DataError(train, f"has no example {lost[0]!r}, which {folder} has scores of")
     return Results(
@@ -123,14 +126,18 @@ def by_group(results: Results, by: Sequence[str]) -> pd.DataFrame:
 
 
 def _group(values: dict[str, Any]) -> str:
-    words = {"domain": name_of, "difficulty": lambda v: f"difficulty {int(v)}", "category": str}
+    words: dict[str, Callable[[Any], str]] = {
+        "domain": name_of,
+        "difficulty": lambda v: f"difficulty {int(v)}",
+        "category": str,
+    }
     return ", ".join(words[name](value) for name, value in values.items())
 
 
 def finer_groups(results: Results) -> list[tuple[str, ...]]:
     """Return the finer divisions that the examples allow: by difficulty, by category."""
     frame = results.described()
-    found = []
+    found: list[tuple[str, ...]] = []
     for name in ("difficulty", "category"):
         pairs = frame.dropna(subset=[name])[["domain", name]].drop_duplicates()
         if len(pairs) > frame["domain"].nunique():

@@ -148,7 +148,7 @@ def cosine_table(parameters: AdaptParameters, inputs: Inputs) -> pd.DataFrame:
     model = load_model(parameters.model, device=parameters.device)
     pad = load_tokenizer(parameters.model).pad_token_id or 0
     names = list(linears(model, None))
-    size = {"pad_id": pad, "batch_tokens": parameters.batch_tokens}
+    size: dict[str, Any] = {"pad_id": pad, "batch_tokens": parameters.batch_tokens}
     gradients = {
         target: target_gradient(model, names, rows, **size) for target, rows in inputs.targets.items()
     }

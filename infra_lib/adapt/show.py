@@ -40,16 +40,25 @@ def group_scores(groups: pd.DataFrame, scores: pd.DataFrame | None = None) -> Fi
     columns = min(2, len(targets))
     lines = -(-len(targets) // columns)
     figure, panels = plt.subplots(
-        lines, columns, figsize=(6.8, lines * (1.1 + 0.36 * len(names))), sharey=True, sharex=True, squeeze=False
+        lines,
+        columns,
+        figsize=(6.8, lines * (1.1 + 0.36 * len(names))),
+        sharey=True,
+        sharex=True,
+        squeeze=False,
     )
     colours = domain_colours(groups["domain"])
     for axes, target in zip(panels.flat, targets, strict=False):
         for row in each_row(groups[groups["target"] == target]):
             at = names.index(row.group)
             if scores is not None:
-                _dots(axes, scores[(scores["target"] == target) & (scores["group"] == row.group)], at, colours)
+                _dots(
+                    axes, scores[(scores["target"] == target) & (scores["group"] == row.group)], at, colours
+                )
             axes.plot([row.low, row.high], [at, at], color=colours[row.domain], linewidth=2.5)
-            axes.plot([row.mean], [at], "o", color=colours[row.domain], markeredgecolor=style.INK, markersize=7)
+            axes.plot(
+                [row.mean], [at], "o", color=colours[row.domain], markeredgecolor=style.INK, markersize=7
+            )
         axes.axvline(0, color=style.INK, linewidth=1)
         axes.set_title(f"on {style.name_of(target)}")
     for axes in panels.flat[len(targets) :]:
@@ -80,7 +89,8 @@ def domain_colours(domains: Sequence[str] | pd.Series) -> dict[str, str]:
     """Return a colour for each domain, the book's own for mathematics and code."""
     hues = cycle(_HUES)
     return {
-        name: style.DOMAIN_COLOURS.get(name) or next(hues) for name in sorted(dict.fromkeys(map(str, domains)))
+        name: style.DOMAIN_COLOURS.get(name) or next(hues)
+        for name in sorted(dict.fromkeys(map(str, domains)))
     }
 
 
@@ -124,7 +134,8 @@ def _card(results: Results, row: Any, tokens: pd.DataFrame, end: float) -> str:
         f'<section class="example-card {attribute(row.side)}" aria-label="{attribute(row.id)}">'
         f'<div class="example-title">{title}</div>'
         f'<div class="example-prompt">{escape(example.prompt.strip())}</div>'
-        f'<div class="example-response shaded-text">{_sentences(results, row, example, tokens, end)}</div></section>'
+        f'<div class="example-response shaded-text">{_sentences(results, row, example, tokens, end)}</div>'
+        "</section>"
     )
 
 
@@ -209,12 +220,23 @@ def provenance_table(results: Results) -> str:
     options = record["options"]
     rows = [
         ["model", f"{escape(results.record['model'])} ({escape(record['architecture'])})"],
-        ["method", f"{escape(options['method'])}, damping {options['damping']:g}, {escape(options['reading'])} reading"],
+        [
+            "method",
+            f"{escape(options['method'])}, damping {options['damping']:g}, "
+            f"{escape(options['reading'])} reading",
+        ],
         ["layers", f"{len(record['layers'])}, such as {escape(record['layers'][0])}"],
         ["arithmetic", escape(options["dtype"])],
         ["device", f"{escape(made['device'])}; {made['threads']} threads used"],
         ["time of the attribution", f"{record['seconds']:.0f} s"],
-        ["commit of the library", f"<code>{escape(made['commit'][:12])}</code>{' with changes' * made['commit'].endswith('+changes')}"],
-        *(["examples, SHA-256", f"{escape(name)}: <code>{digest[:16]}</code>"] for name, digest in record["inputs"].items()),
+        [
+            "commit of the library",
+            f"<code>{escape(made['commit'][:12])}</code>"
+            + " with changes" * made["commit"].endswith("+changes"),
+        ],
+        *(
+            ["examples, SHA-256", f"{escape(name)}: <code>{digest[:16]}</code>"]
+            for name, digest in record["inputs"].items()
+        ),
     ]
     return tables.html_table(["what", "value"], rows, left=2, label="Provenance")

@@ -63,7 +63,8 @@ def refinement_record(
     return {
         "solver": "conjugate gradients" if refined.step is None else "stochastic Neumann iterations",
         "step": refined.step,
-        "relative_residual": refined.residuals(),
+        "ekfac_scale": refined.scale,
+        "relative_residual": refined.residuals("natural"),
         "spearman_with_ekfac": {
             target: float(spearmanr(unrefined[target], values).statistic) if len(values) > 1 else None
             for target, values in totals.items()

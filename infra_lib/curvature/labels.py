@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from infra_lib.models import Batch, Encoded
-from infra_lib.responses import HELD_LOGITS, pull_through_head, response_logits, response_states
+from infra_lib.responses import (
+    HELD_LOGITS,
+    fused_attention,
+    pull_through_head,
+    response_logits,
+    response_states,
+)
 
 LABELS = ("sampled", "empirical")
 
@@ -33,10 +39,12 @@ class LabelSource:
         own = batch.input_ids[batch.loss_mask]
         uniform = torch.from_numpy(np.concatenate([self._uniform(row) for row in batch.rows])).to(own.device)
         if not self._plain:
-            logits = response_logits(model, batch)
+            with fused_attention(model, batch):
+                logits = response_logits(model, batch)
             logits.backward(self._gradient(logits, own, uniform))
             return
-        states = response_states(model, batch)
+        with fused_attention(model, batch):
+            states = response_states(model, batch)
         states.backward(
             pull_through_head(
                 model,

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from infra_lib import style
 
@@ -44,7 +44,7 @@ def readings(frame: pd.DataFrame, *, inner: float = 0.98) -> Figure:
     """
     targets = sorted(frame["target"].unique(), reverse=True)
     figure, panels = plt.subplots(
-        1, len(targets), figsize=(6.8, 3.6), squeeze=False, sharex=True, sharey=True
+        1, len(targets), figsize=(6.8, 4.4), squeeze=False, sharex=True, sharey=True
     )
     bound = float(frame[["loss", "position"]].abs().max(axis=1).quantile(inner)) or 1.0
     for axes, target in zip(panels[0], targets, strict=True):
@@ -65,8 +65,9 @@ def readings(frame: pd.DataFrame, *, inner: float = 0.98) -> Figure:
         axes.set_xlabel("loss-term reading (nats)")
         axes.grid(False)
     panels[0][0].set_ylabel("position reading (nats)")
-    bar = figure.colorbar(drawn, ax=list(panels[0]), shrink=0.8, pad=0.02)
-    bar.set_label("tokens")
+    bar = figure.colorbar(drawn, ax=list(panels[0]), location="bottom", shrink=0.5, aspect=30)
+    bar.set_label("tokens in a cell")
+    bar.ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     bar.outline.set_visible(False)
     return figure
 
@@ -76,7 +77,7 @@ def damping_sweep(frame: pd.DataFrame, *, damping: float) -> Figure:
     targets = sorted(frame["target"].unique(), reverse=True)
     figure, panels = plt.subplots(1, len(targets), figsize=(6.8, 3.4), sharey=True, squeeze=False)
     for axes, target in zip(panels[0], targets, strict=True):
-        for method in in_order(frame["method"]):
+        for method in in_order(set(frame["method"]) & set(METHOD_COLOURS)):
             rows = frame[(frame["target"] == target) & (frame["method"] == method)].sort_values("damping")
             axes.plot(
                 rows["damping"],
@@ -90,7 +91,7 @@ def damping_sweep(frame: pd.DataFrame, *, damping: float) -> Figure:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_title(f"on {style.name_of(target)}")
         axes.set_xlabel("damping (× mean eigenvalue)")
-        axes.set_ylim(min(0.0, float(frame["spearman"].min())) - 0.03, 1.03)
+        axes.set_ylim(np.floor(10 * float(frame["spearman"].min()) - 0.5) / 10, 1.02)
     panels[0][0].set_ylabel("Spearman with the default")
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
@@ -128,26 +129,34 @@ def method_heatmap(frame: pd.DataFrame) -> Figure:
 
 
 def convergence(frame: pd.DataFrame) -> Figure:
-    """Draw residuals of refinement. Columns: solver, target, passes, residual."""
-    figure, axes = plt.subplots(figsize=(6.8, 3.6))
-    for (solver, target), rows in frame.groupby(["solver", "target"], sort=False):
-        ordered = rows.sort_values("passes")
-        axes.plot(
-            ordered["passes"],
-            ordered["residual"],
-            SOLVER_LINES[str(solver)],
-            color=style.DOMAIN_COLOURS.get(str(target), style.INK),
-            marker=style.DOMAIN_MARKERS.get(str(target), "o"),
-            label=f"{style.name_of(target)}, {solver}",
-        )
-    axes.set(
-        xlabel="passes over the examples on top of EK-FAC",
-        ylabel="relative residual",
-        yscale="log",
+    """Draw how refinement goes on. Columns: solver, damping, target, passes, natural, gain."""
+    dampings = sorted(frame["damping"].unique())
+    figure, panels = plt.subplots(
+        2, len(dampings), figsize=(6.8, 5.2), squeeze=False, sharex=True, sharey="row"
     )
-    low, high = frame["residual"].min(), frame["residual"].max()
-    if np.log10(high / low) < 1:
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    for column, damping in enumerate(dampings):
+        part = frame[frame["damping"] == damping]
+        for (solver, target), rows in part.groupby(["solver", "target"], sort=False):
+            ordered = rows.sort_values("passes")
+            for axes, value in zip(panels[:, column], ("natural", "gain"), strict=True):
+                axes.plot(
+                    ordered["passes"],
+                    ordered[value],
+                    SOLVER_LINES[str(solver)],
+                    color=style.DOMAIN_COLOURS.get(str(target), style.INK),
+                    marker=style.DOMAIN_MARKERS.get(str(target), "o"),
+                    markersize=5,
+                    label=f"{style.name_of(target)}, {solver}",
+                )
+        panels[0][column].set_title(f"damping {damping:g}")
+        panels[1][column].set_xlabel("passes over the examples")
+    for axes in panels.flat:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
+    panels[0][0].set_ylabel("relative residual")
+    panels[1][0].set_ylabel("gain over EK-FAC")
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure

@@ -26,7 +26,7 @@ def levels(values: np.ndarray, end: float) -> np.ndarray:
     return (np.sign(values) * reached).astype(int)
 
 
-def shaded_readings(frame: pd.DataFrame, example: Example, *, target: str) -> str:
+def shaded_readings(frame: pd.DataFrame, example: Example, *, target: str, prompt_share: float) -> str:
     """Return an example with its response's tokens shaded by influence on a target, once per reading.
 
     Both readings share one scale: its end is the largest size that either reaches. Every token says its
@@ -37,9 +37,12 @@ def shaded_readings(frame: pd.DataFrame, example: Example, *, target: str) -> st
     frame
         Columns text, loss, position, one row per response token, in order (as
         :func:`infra_lib.method.readings.readings_table` gives them, cut to one example and target).
+    prompt_share
+        What the prompt's positions carry in the position reading (they have no loss term).
     """
     end = float(frame[["loss", "position"]].abs().to_numpy().max())
-    panels = [_panel(frame, reading, title, end) for reading, title in READINGS.items()]
+    shares = {"loss": 0.0, "position": prompt_share}
+    panels = [_panel(frame, reading, title, end, shares[reading]) for reading, title in READINGS.items()]
     return (
         '<div class="shaded mathjax_ignore">\n'
         f'<div class="example-prompt">{escape(example.prompt.strip())}</div>\n'
@@ -48,14 +51,17 @@ def shaded_readings(frame: pd.DataFrame, example: Example, *, target: str) -> st
     )
 
 
-def _panel(frame: pd.DataFrame, reading: str, title: str, end: float) -> str:
+def _panel(frame: pd.DataFrame, reading: str, title: str, end: float, share: float) -> str:
     values = frame[reading].to_numpy()
     tokens = shaded_tokens([row.text for row in each_row(frame)], values, end)
-    total = _number(float(values.sum()))
+    own = float(values.sum())
+    words = f"These {len(values)} tokens add up to {_number(own)}"
+    if reading == "position":
+        words += f", the prompt's positions to {_number(share)}: together {_number(own + share)}"
     return (
         f'<section class="example-card" aria-label="{title}"><div class="example-title">{title}</div>'
         f'<div class="example-response shaded-text">{tokens}</div>'
-        f'<div class="table-note">These {len(values)} tokens add up to {total}.</div></section>'
+        f'<div class="table-note">{words}.</div></section>'
     )
 
 
@@ -75,9 +81,9 @@ def _token(text: str, value: float, level: int) -> str:
 def legend(end: float, target: str, scale: str) -> str:
     """Return the shades in numbers and in words; ``scale`` says what shares them."""
     edges = [part * end for part in EDGES]
-    swatches = [_swatch(f"down{k + 1}", f"≤ −{edges[k]:.2g}") for k in reversed(range(len(EDGES)))]
+    swatches = [_swatch(f"down{k + 1}", f"≤ {_number(-edges[k])}") for k in reversed(range(len(EDGES)))]
     swatches.append(_swatch("", "near 0"))
-    swatches += [_swatch(f"up{k + 1}", f"≥ {edges[k]:.2g}") for k in range(len(EDGES))]
+    swatches += [_swatch(f"up{k + 1}", f"≥ {_number(edges[k])}") for k in range(len(EDGES))]
     words = (
         f"Influence of a token on {escape(name_of(target))}, in nats of the target per unit of the example's "
         f"weight. Purple hinders, orange helps; {scale}."
@@ -90,4 +96,5 @@ def _swatch(kind: str, words: str) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:+.3g}".replace("-", "−")
+    shown = f"{value:+,.0f}" if abs(value) >= 100 else f"{value:+.2g}"
+    return shown.replace("-", "−")

@@ -70,7 +70,7 @@ def sweep(
     *,
     damping: float,
     dampings: Sequence[float],
-    refined: Mapping[str, Direction] | None = None,
+    refined: Mapping[float, Mapping[str, Direction]] | None = None,
     pad_id: int = 0,
     batch_tokens: int = 4096,
 ) -> pd.DataFrame:
@@ -83,26 +83,27 @@ def sweep(
     damping
         The default, at which methods are compared; it is added to ``dampings`` where it is missing.
     refined
-        Target name to refined direction (at the default damping).
+        Damping to refined directions by target's name; these dampings are swept too.
 
     Returns
     -------
     pandas.DataFrame
         method (of the family, ``refined``, ``gradcos``), damping, target, id, score. ``identity`` is the
-        dot product of gradients, whose ranks no damping changes; it stands once, at the default.
+        dot product of gradients; no damping changes its ranks, and it stands once, at the default.
     """
     if not dampings:
         raise ParameterError("dampings", list(dampings), "a non-empty list")
     directions: dict[Key, Direction] = {}
+    refined = refined or {}
+    swept = sorted({damping, *dampings, *refined})
     for target, gradient in gradients.items():
         for method in METHODS:
-            values = [damping] if method == "identity" else sorted({damping, *dampings})
-            for value in values:
+            for value in [damping] if method == "identity" else swept:
                 directions[method, value, target] = precondition(
                     factors, gradient, damping=value, method=method
                 )
-        if refined:
-            directions["refined", damping, target] = refined[target]
+        for value, found in refined.items():
+            directions["refined", value, target] = found[target]
     scores, norms = scores_along(model, encoded, directions, pad_id=pad_id, batch_tokens=batch_tokens)
     for target in gradients:
         # A positive factor per target is left out: the norm of ∇f changes no rank.
@@ -170,58 +171,80 @@ def method_agreement(scores: pd.DataFrame, damping: float) -> pd.DataFrame:
 # --- Refinement --------------------------------------------------------------------------
 
 
-def convergence_table(results: Mapping[str, Refined], examples: int, batch: int) -> pd.DataFrame:
-    """Return residuals of several refinements against passes over the examples.
+def convergence_table(
+    results: Mapping[tuple[str, float], Refined], examples: int, batch: int
+) -> pd.DataFrame:
+    """Return the records of several refinements against passes over the examples.
 
     Parameters
     ----------
     results
-        Solver's name to its result.
+        (solver's name, damping) to its result.
     examples, batch
         Training examples, and examples of a minibatch of the stochastic solver.
 
     Returns
     -------
     pandas.DataFrame
-        solver, target, iteration, passes (of its iterations, without the start's and the checks'
-        products), residual.
+        solver, damping, target, iteration, passes (of its iterations, without the start's and the
+        checks' products), residual, natural, gain (as :class:`infra_lib.refine.Refined` has them).
     """
     parts = []
-    for solver, result in results.items():
+    for (solver, damping), result in results.items():
         size = examples if result.step is None else min(batch, examples)
-        record = result.record.assign(solver=solver, passes=result.record["iteration"] * size / examples)
-        parts.append(record[["solver", "target", "iteration", "passes", "residual"]])
-    return pd.concat(parts, ignore_index=True)
+        passes = result.record["iteration"] * size / examples
+        parts.append(result.record.assign(solver=solver, damping=damping, passes=passes))
+    columns = ["solver", "damping", "target", "iteration", "passes", "residual", "natural", "gain"]
+    return pd.concat(parts, ignore_index=True)[columns]
+
+
+def refinement_table(results: Mapping[tuple[str, float], Refined], scores: pd.DataFrame) -> pd.DataFrame:
+    """Return, per solver, damping and target, where EK-FAC stood and where refinement came.
+
+    Parameters
+    ----------
+    scores
+        As :func:`sweep` gives it, with the refined directions of the first solver at each damping.
+
+    Returns
+    -------
+    pandas.DataFrame
+        damping, target, solver, scale (the factor by which EK-FAC's direction fits best), and natural
+        relative residuals: ekfac (as it is), rescaled, refined; spearman of EK-FAC's and the refined
+        scores (missing for solvers that were not scored).
+    """
+    agreement = {
+        key: part.pivot(index="id", columns="method", values="score").rank().corr().loc["ekfac", "refined"]
+        for key, part in scores[scores["method"].isin(["ekfac", "refined"])].groupby(["damping", "target"])
+        if part["method"].nunique() == 2
+    }
+    first = next(iter(results))[0]
+    rows = [
+        {
+            "damping": damping,
+            "target": target,
+            "solver": solver,
+            "scale": result.scale[target],
+            "ekfac": values["ekfac"],
+            "rescaled": values["ekfac_rescaled"],
+            "refined": values["refined"],
+            "spearman": agreement.get((damping, target)) if solver == first else None,
+        }
+        for (solver, damping), result in results.items()
+        for target, values in result.residuals("natural").items()
+    ]
+    return pd.DataFrame(rows).sort_values(["damping", "target", "solver"], ignore_index=True)
 
 
 def convergence_words(curves: pd.DataFrame) -> str:
-    """Return first and last residual of each solver and target in words."""
+    """Return the last natural residual of each solver, damping and target in words."""
     parts = []
-    for (solver, target), rows in curves.groupby(["solver", "target"], sort=False):
-        ordered = rows.sort_values("passes")
-        first, last = ordered.iloc[0], ordered.iloc[-1]
+    for (solver, damping, target), rows in curves.groupby(["solver", "damping", "target"], sort=False):
+        last = rows.sort_values("passes").iloc[-1]
         parts.append(
-            f"{solver}, {target}: {first.residual:.2g} to {last.residual:.2g} in {last.passes:.3g} passes"
+            f"{solver}, damping {damping:g}, {target}: {last.natural:.2g} after {last.passes:.3g} passes"
         )
     return "; ".join(parts)
-
-
-def residual_table(results: Mapping[str, Refined]) -> pd.DataFrame:
-    """Return residuals before and after: solver, target, ekfac, scale, ekfac_rescaled, refined."""
-    return pd.DataFrame(
-        [
-            {
-                "solver": solver,
-                "target": target,
-                "ekfac": values["ekfac"],
-                "scale": result.scale[target],
-                "ekfac_rescaled": values["ekfac_rescaled"],
-                "refined": values["refined"],
-            }
-            for solver, result in results.items()
-            for target, values in result.residuals().items()
-        ]
-    )
 
 
 def agreement_words(between: pd.DataFrame) -> str:

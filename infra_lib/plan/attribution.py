@@ -30,16 +30,18 @@ class AttributionPlan(Plan):
     target_tokens: int = 0
 
     def steps(self) -> list[Step]:
-        """Return the steps in order; the time of a backward pass with gradients is thrice a forward pass's."""
-        dtype, (rows, width, head) = self.choices.attribution_dtype, self.batch()
-        one = self.architecture.fused(dtype, rows, width, head)
+        """Return the steps in order."""
+        dtype, (rows, width), head = self.choices.attribution_dtype, self.batch(), self.head()
+        one = self.architecture.fused(dtype, rows, width, 1)
         # Gradients of the layers' weights cost half as much again as those of activations alone.
-        each = 1.5 * one.flops / (rows * width)
+        each = 1.5 * one.flops / (rows * width) + head.flops
         kept = self.work.targets * self.architecture.size.attributed * 4
-        memory = int(ALLOCATOR * (self.weight_bytes + kept + one.peak_bytes))
+        memory = int(ALLOCATOR * (self.weight_bytes + kept + one.peak_bytes + head.peak_bytes))
 
         def passes(what: str, tokens: int) -> Step:
-            return Step("adapt", what, memory, self.machine.seconds(each * tokens, dtype), note=f"{tokens:,} tokens")
+            return Step(
+                "adapt", what, memory, self.machine.seconds(each * tokens, dtype), note=f"{tokens:,} tokens"
+            )
 
         gradients = passes("target gradients", self.target_tokens)
         cosines = passes("gradient cosines", self.target_tokens + self.work.train_tokens)
@@ -67,17 +69,19 @@ class AttributionCost:
     def lines(self) -> list[str]:
         """Return the plan as lines of text."""
         size, work, steps = self.plan.architecture.size, self.plan.work, self.plan.steps()
-        disk = sum(step.disk_bytes for step in steps)
+        disk = gib(sum(step.disk_bytes for step in steps))
+        tokens = work.train_tokens + self.plan.target_tokens
         return [
             f"plan: {self.model} on {self.plan.machine.name}",
             f"  {count(size.parameters)} parameters, {count(size.attributed)} in {size.layers} MLP layers",
-            f"  {work.train} training and {work.target} target examples, {work.train_tokens + self.plan.target_tokens:,}"
-            f" tokens, at most {work.lengths.longest} in one",
+            f"  {work.train} training and {work.target} target examples, {tokens:,} tokens, "
+            f"at most {work.lengths.longest} in one",
             *(
                 f"  {step.what:17} {gib(step.peak_bytes):>9} {duration(step.seconds):>8}  {step.note}"
                 for step in steps
             ),
-            f"  {'together':17} {gib(self.peak_bytes):>9} {duration(self.seconds):>8}  {gib(disk)} of factors on disk",
+            f"  {'together':17} {gib(self.peak_bytes):>9} {duration(self.seconds):>8}"
+            f"  {disk} of factors on disk",
             *(f"  so that it fits: {change}" for change in self.changes),
         ]
 
@@ -127,7 +131,9 @@ def plan_attribution(
     plan, changes = fitted(plan)  # type: ignore[assignment]
     if plan.choices.targets_at_once < len(targets):
         memory = f"{machine.memory_bytes / 2**30:.0f} GiB"
-        raise ParameterError("memory of the device", memory, "larger, or the targets fewer: all are scored at once")
+        raise ParameterError(
+            "memory of the device", memory, "larger, or the targets fewer: all are scored at once"
+        )
     return AttributionCost(model, plan, changes)
 
 
@@ -143,5 +149,7 @@ def machine_for(device: str) -> Machine:
     properties = torch.cuda.get_device_properties(device)
     kind = next((kind for kind in ("h200", "a100") if kind in properties.name.lower()), "h100")
     found = gpu_machine(kind, 1)
-    name = properties.name if kind in properties.name.lower() else f"{properties.name}, timed as an {found.name}"
+    name = (
+        properties.name if kind in properties.name.lower() else f"{properties.name}, timed as an {found.name}"
+    )
     return replace(found, name=name, memory_bytes=properties.total_memory)

@@ -32,6 +32,7 @@ from infra_lib.models import linears
 from infra_lib.plan.hardware import Machine, gib
 from infra_lib.plan.trace import Trace, Traced, meta_batch, meta_model
 from infra_lib.plan.workload import Workload
+from infra_lib.responses import HELD_LOGITS, LONG
 
 ALLOCATOR = 1.1
 """Resident memory over bytes in tensors, as measured on models of 10 to 130 million parameters."""
@@ -51,7 +52,7 @@ class Choices:
     targets_at_once
         Targets that one scoring pass serves.
     factor_bytes
-        Budget of the factors under construction; None takes half of what the device has left.
+        Budget of the factors under construction (``memory_bytes`` of the fit).
     attribution_dtype
         Of weights and activations in attribution and generation.
     finetune
@@ -60,7 +61,7 @@ class Choices:
 
     batch_tokens: int = 4096
     targets_at_once: int = 2
-    factor_bytes: int | None = None
+    factor_bytes: int = 2 * 2**30
     attribution_dtype: torch.dtype = torch.float32
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
 
@@ -160,8 +161,11 @@ class Architecture:
         """Return a forward and backward pass whose attention is never held as a whole.
 
         Bytes and operations under eager attention are c + a·T + b·T² in the sequence length T. Three
-        short traces give them; fused attention (SDPA, flash) has the operations and not the T² bytes.
+        short traces give them; fused attention (SDPA, flash) has the operations and not the T² bytes. Short
+        rows are not worth it and stay eager (:func:`infra_lib.models.fused_attention`).
         """
+        if width < LONG:
+            return self.forward_backward(dtype, rows, width, head)
         part, points = head / width, (256, 512, 768)
         traces = [self.forward_backward(dtype, 1, t, max(1, round(t * part))) for t in points]
         _, slope, constant = np.polyfit(points, [trace.peak_bytes for trace in traces], 2)
@@ -213,12 +217,17 @@ class Plan:
         """Bytes of the weights in attribution and generation."""
         return self.architecture.size.parameters * _width(self.choices.attribution_dtype)
 
-    def batch(self) -> tuple[int, int, int]:
-        """Return rows, tokens and response tokens of attribution's largest batch."""
-        lengths = self.work.lengths
-        width = lengths.longest
-        head = max(1, round(width * lengths.response / (lengths.prompt + lengths.response)))
-        return max(1, self.choices.batch_tokens // width), width, head
+    def batch(self) -> tuple[int, int]:
+        """Return rows and tokens of attribution's largest batch."""
+        width = self.work.lengths.longest
+        return max(1, self.choices.batch_tokens // width), width
+
+    def head(self) -> Trace:
+        """Return the output head's share of attribution: slices of logits, forward and back, a token each."""
+        config, lengths = self.architecture.config, self.work.lengths
+        share = lengths.response / (lengths.prompt + lengths.response)
+        # Logits, probabilities and their gradient, in four bytes each.
+        return Trace(3 * 4 * HELD_LOGITS, int(6 * config.hidden_size * config.vocab_size * share))
 
     def finetune(self, runs: int, notebook: str) -> Step:
         """Return fine-tuning: state shared under FSDP, activations of one micro-batch."""
@@ -281,12 +290,12 @@ class Plan:
 
     def fit(self) -> Step:
         """Return the fit of the factors: every part passes over the training set twice."""
-        dtype, (rows, width, head) = self.choices.attribution_dtype, self.batch()
-        found = self.architecture.fused(dtype, rows, width, head)
+        dtype, (rows, width), head = self.choices.attribution_dtype, self.batch(), self.head()
+        # The head is met in slices: the graph is that of the layers below it.
+        found = self.architecture.fused(dtype, rows, width, 1)
         layers, work = self.architecture.layers, self.work
         largest = max(construction_bytes(module, False) for module in layers.values())
-        free = int(self.machine.memory_bytes / ALLOCATOR) - self.weight_bytes - found.peak_bytes
-        budget = max(largest, self.choices.factor_bytes or free // 2)
+        budget = max(largest, self.choices.factor_bytes)
         parts = partitions(layers, budget)
         # What the factors of a part leave of the budget keeps rows of the first pass for the second.
         rows_bytes = 4 * work.train_tokens * sum(map(sum, self.architecture.shapes)) // len(parts)
@@ -295,7 +304,7 @@ class Plan:
         tokens = work.train_tokens * work.models
         shapes = self.architecture.shapes
         per_token = sum(4 * (out * out + into * into) + 2 * out * into for out, into in shapes)
-        passes = found.flops / (rows * width) * tokens * 2 * len(parts)
+        passes = (found.flops / (rows * width) + head.flops) * tokens * 2 * len(parts)
         eigen = EIGEN_OPERATIONS * sum(out**3 + into**3 for out, into in shapes) * work.models
         seconds = self.machine.seconds(passes, dtype) + self.machine.seconds(
             per_token * tokens, torch.float32
@@ -305,7 +314,7 @@ class Plan:
         return Step(
             "04_example_influence",
             "fit factors",
-            _resident(self.weight_bytes + found.peak_bytes + construction),
+            _resident(self.weight_bytes + found.peak_bytes + head.peak_bytes + construction),
             seconds + eigen / speed,
             disk_bytes=self.architecture.size.factor_bytes * work.models,
             note=f"{len(parts)} part{plural} of at most {gib(held)}, {rows} × {width} tokens a batch",
@@ -313,16 +322,16 @@ class Plan:
 
     def score(self) -> Step:
         """Return the scoring of all tokens: one forward-mode pass per group of targets."""
-        dtype, (rows, width, head) = self.choices.attribution_dtype, self.batch()
+        dtype, (rows, width), head = self.choices.attribution_dtype, self.batch(), self.head()
         at_once = min(self.work.targets, self.choices.targets_at_once)
-        found = self.architecture.scoring(dtype, rows, width, head, at_once)
+        found = self.architecture.scoring(dtype, rows, width, 1, at_once)
         directions = at_once * self.architecture.size.attributed * _width(dtype)
         tokens = self.work.train_tokens * self.work.models * -(-self.work.targets // at_once)
         return Step(
             "04_example_influence",
             "score",
-            _resident(self.weight_bytes + directions + found.peak_bytes),
-            self.machine.seconds(found.flops / (rows * width) * tokens, dtype),
+            _resident(self.weight_bytes + directions + found.peak_bytes + head.peak_bytes),
+            self.machine.seconds((found.flops / (rows * width) + head.flops) * tokens, dtype),
             note=f"{at_once} target{'s' if at_once > 1 else ''} at once, {rows} × {width} tokens a batch",
         )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from infra_lib.errors import ParameterError
 from infra_lib.plan.estimate import Plan, Step
+from infra_lib.plan.hardware import gib
 
 
 def fitted(plan: Plan) -> tuple[Plan, list[str]]:
@@ -48,6 +49,9 @@ def _next_change(plan: Plan, step: Step) -> tuple[str, Plan] | None:
             return changed(
                 f"attribution with {less} tokens a batch, not {now.batch_tokens}", batch_tokens=less
             )
+        if step.what == "fit factors" and now.factor_bytes > 2**30:
+            less = now.factor_bytes // 2
+            return changed(f"factors within {gib(less)}, in more parts", factor_bytes=less)
         if step.what == "score" and now.targets_at_once > 1:
             return changed("scores of one target at a time", targets_at_once=1)
     if step.what == "fine-tune":

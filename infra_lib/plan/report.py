@@ -102,10 +102,12 @@ def plan_study(study: Study, root: Path, machine: Machine) -> StudyPlan:
     """
     work = workload(study, expected_lengths(study, root))
     name, config = find_config(study, root)
-    low = study.device.startswith("cuda") and study.precision != "float32"
     choices = Choices(
-        attribution_dtype=torch.bfloat16 if low else torch.float32,
+        attribution_dtype=study.attribution_dtype(),
+        batch_tokens=study.batch_tokens,
+        targets_at_once=study.targets_at_once,
         finetune=study.finetune_config(),
+        factor_bytes=int(study.factor_gib * 2**30),
     )
     return plan_model(name, config, work, machine, choices, study=study.study)
 

@@ -30,12 +30,16 @@ class Refined:
         Target name to direction, one tensor [out, in] per layer.
     record
         Columns target, iteration, products (with one example each, taken so far, those of residuals
-        included), residual. ``residual`` is ‖∇f − (G + Λ_λ) V‖ / ‖∇f‖ over the whole training set.
-        Iteration 0 is the EK-FAC direction times ``scale``.
+        included), residual, natural, gain. With r = ∇f − (G + Λ_λ) V over the whole training set,
+        ``residual`` is ‖r‖ / ‖∇f‖, which the few directions of large curvature rule, and ``natural`` the
+        same in the norm √(rᵀ P⁻¹ r), where each direction counts by its effect on scores; V = 0 has 1 in
+        both. Neither falls at every step of conjugate gradients. ``gain`` is what these do raise at each
+        step: ∇fᵀV + rᵀV, which ends at the target's influence on itself ∇fᵀ(G + Λ_λ)⁻¹∇f, over its value
+        at iteration 0. Iteration 0 is the EK-FAC direction times ``scale``.
     scale
         Target name to the factor by which EK-FAC's direction solves the system best. It changes no rank.
     unscaled
-        Target name to the residual of EK-FAC's direction as it is.
+        Target name to (residual, natural) of EK-FAC's direction as it is.
     step
         Step size of the stochastic iterations; None for conjugate gradients.
     """
@@ -43,16 +47,22 @@ class Refined:
     directions: dict[str, dict[str, Tensor]]
     record: pd.DataFrame
     scale: dict[str, float]
-    unscaled: dict[str, float]
+    unscaled: dict[str, tuple[float, float]]
     step: float | None = None
 
-    def residuals(self) -> dict[str, dict[str, float]]:
-        """Return, per target, the residuals of EK-FAC as it is, of EK-FAC rescaled, and of the refined."""
+    def residuals(self, kind: str = "residual") -> dict[str, dict[str, float]]:
+        """Return, per target, the residuals of EK-FAC as it is, of EK-FAC rescaled, and of the refined.
+
+        Parameters
+        ----------
+        kind
+            ``residual`` or ``natural``.
+        """
         found = {}
         for target, rows in self.record.groupby("target"):
-            ordered = rows.sort_values("iteration")["residual"]
+            ordered = rows.sort_values("iteration")[kind]
             found[str(target)] = {
-                "ekfac": self.unscaled[str(target)],
+                "ekfac": self.unscaled[str(target)][kind == "natural"],
                 "ekfac_rescaled": float(ordered.iloc[0]),
                 "refined": float(ordered.iloc[-1]),
             }
@@ -101,7 +111,7 @@ class System:
         self.start = self.preconditioned(self.right)
         """EK-FAC's own solution, which also checked the damping and the layers."""
         self.damping = {n: damping * float(factors.eigenvalues(n, "ekfac").mean()) for n in names}
-        self._scale = norm(self.right)
+        self._scale = norm(self.right), np.sqrt(dot(self.right, self.start))
 
     def preconditioned(self, stacked: Stacked) -> Stacked:
         """Return P⁻¹ V, P the damped EK-FAC curvature."""
@@ -117,9 +127,10 @@ class System:
         found = self.product(stacked, rows)
         return {name: self.right[name] - part for name, part in found.items()}
 
-    def relative(self, residual: Stacked) -> np.ndarray:
-        """Return the residual's norm over that of ∇f, shape [targets]."""
-        return norm(residual) / self._scale
+    def relative(self, residual: Stacked) -> tuple[np.ndarray, np.ndarray]:
+        """Return the residual's norm over that of ∇f, plain and natural, each of shape [targets]."""
+        natural = np.sqrt(dot(residual, self.preconditioned(residual)))
+        return norm(residual) / self._scale[0], natural / self._scale[1]
 
     def split(self, stacked: Stacked) -> dict[str, dict[str, Tensor]]:
         """Return a stack as one direction per target."""
@@ -136,6 +147,8 @@ class _Record:
         the norm of the system's matrix this is the first step of conjugate gradients from zero.
     image
         (G + Λ_λ) times EK-FAC's direction.
+    start, residual
+        EK-FAC's direction times ``scale``, and its residual.
     """
 
     def __init__(self, system: System, iterations: int, what: str, progress: bool) -> None:
@@ -147,17 +160,24 @@ class _Record:
         self.scale = _ratio(dot(system.start, system.right), dot(system.start, self.image))
         self._unscaled = system.relative(add(system.right, self.image, -np.ones_like(self.scale)))
         self.residual = add(system.right, self.image, -self.scale)
-        self.worst = self.add(0, self.residual)
+        self.start = add(system.start, system.start, self.scale - 1)
+        self._first = self._captured(self.start, self.residual)
+        self.worst = self.add(0, self.start, self.residual)
 
-    def add(self, iteration: int, residual: Stacked) -> float:
-        """Keep the relative residuals of an iteration and return the largest."""
-        relative = self._system.relative(residual)
+    def _captured(self, solution: Stacked, residual: Stacked) -> np.ndarray:
+        return dot(self._system.right, solution) + dot(residual, solution)
+
+    def add(self, iteration: int, solution: Stacked, residual: Stacked) -> float:
+        """Keep the relative residuals of an iteration and return the largest natural one."""
+        plain, natural = self._system.relative(residual)
+        gain = self._captured(solution, residual) / self._first
+        at = {"iteration": iteration, "products": self.products}
         self._rows += [
-            {"target": t, "iteration": iteration, "products": self.products, "residual": float(value)}
-            for t, value in zip(self._system.targets, relative, strict=True)
+            {"target": t, **at, "residual": float(a), "natural": float(b), "gain": float(c)}
+            for t, a, b, c in zip(self._system.targets, plain, natural, gain, strict=True)
         ]
-        self.bar.set_postfix(residual=f"{relative.max():.2e}", refresh=False)
-        return float(relative.max())
+        self.bar.set_postfix(residual=f"{natural.max():.2e}", refresh=False)
+        return float(natural.max())
 
     def close(self, solution: Stacked, step: float | None = None) -> Refined:
         """Return the result."""
@@ -169,7 +189,7 @@ class _Record:
             self._system.split(solution),
             pd.DataFrame(self._rows),
             dict(zip(targets, self.scale.tolist(), strict=True)),
-            dict(zip(targets, self._unscaled.tolist(), strict=True)),
+            {t: (float(a), float(b)) for t, a, b in zip(targets, *self._unscaled, strict=True)},
             step,
         )
 
@@ -184,7 +204,7 @@ def conjugate_gradients(
     iterations
         At most so many on top of EK-FAC; each costs one product with the whole training set.
     tolerance
-        Stop once every target's relative residual is below it.
+        Stop once every target's natural relative residual is below it.
 
     Raises
     ------
@@ -195,8 +215,7 @@ def conjugate_gradients(
     """
     _check_positive(iterations=iterations, tolerance=tolerance)
     record = _Record(system, iterations, "conjugate gradients", progress)
-    solution = add(system.start, system.start, record.scale - 1)
-    residual, search, worst = record.residual, system.start, record.worst
+    solution, residual, search, worst = record.start, record.residual, system.start, record.worst
     inner = dot(system.right, system.start)
     for iteration in range(1, iterations + 1):
         if worst <= tolerance:
@@ -209,7 +228,7 @@ def conjugate_gradients(
         length = _ratio(inner, dot(search, image))
         solution = add(solution, search, length)
         residual = add(residual, image, -length)
-        worst = record.add(iteration, residual)
+        worst = record.add(iteration, solution, residual)
         record.bar.update()
     return record.close(solution)
 
@@ -242,7 +261,7 @@ def refine(
     checks
         How often the residual is measured on the whole training set besides at the start.
     tolerance
-        Stop at a check where every target's relative residual is below it.
+        Stop at a check where every target's natural relative residual is below it.
 
     Raises
     ------
@@ -262,7 +281,7 @@ def refine(
         step = step_size(system, batch_examples=batch_examples, seed=seed)
     _check_positive(step=step)
     record = _Record(system, iterations, "refining", progress)
-    current = add(system.start, system.start, record.scale - 1)
+    current = record.start
     estimate, averaged, bound = current, 0, norm(current)
     first = iterations - max(1, round(average * iterations)) + 1
     looks = {math.ceil(iterations * k / checks) for k in range(1, checks + 1)}
@@ -277,7 +296,7 @@ def refine(
         record.products += batch_examples
         record.bar.update()
         if iteration in looks:
-            worst = record.add(iteration, system.residual(estimate))
+            worst = record.add(iteration, estimate, system.residual(estimate))
             record.products += len(encoded)
             if not worst <= 1e3 * record.worst:
                 raise _diverged(step, batch_examples)
@@ -286,7 +305,7 @@ def refine(
     return record.close(estimate, step)
 
 
-def step_size(system: System, *, batch_examples: int, seed: int = 0, powers: int = 6) -> float:
+def step_size(system: System, *, batch_examples: int, seed: int = 0, powers: int = 5) -> float:
     """Return 1 over the largest eigenvalue of P⁻¹(G_B + Λ_λ), by power iteration on one minibatch.
 
     Each target's gradient starts one iteration; the quotient of M P⁻¹ M by M, M the minibatch's matrix,

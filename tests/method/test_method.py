@@ -52,7 +52,7 @@ def scored(setting) -> pd.DataFrame:
         setting.gradients,
         damping=DAMPING,
         dampings=[0.01, 1.0],
-        refined=setting.directions(DAMPING),
+        refined={DAMPING: setting.directions(DAMPING), 5.0: setting.directions(5.0)},
     )
 
 
@@ -121,13 +121,13 @@ def test_scores_of_a_sweep_equal_sums_over_tokens(setting, scored, both) -> None
 
 def test_a_sweep_has_each_method_at_each_damping_once(scored) -> None:
     counts = scored[scored["target"] == "math"].groupby("method")["damping"].nunique().to_dict()
-    assert counts == {"ekfac": 3, "kfac": 3, "diagonal": 3, "identity": 1, "refined": 1, "gradcos": 1}
+    assert counts == {"ekfac": 4, "kfac": 4, "diagonal": 4, "identity": 1, "refined": 2, "gradcos": 1}
     assert not scored.duplicated(["method", "damping", "target", "id"]).any()
 
 
 def test_agreement_is_one_with_itself_and_symmetric(scored) -> None:
     by_damping = sweeps.damping_agreement(scored, DAMPING)
-    assert set(by_damping["method"]) == {"ekfac", "kfac", "diagonal"}
+    assert set(by_damping["method"]) == {"ekfac", "kfac", "diagonal", "refined"}
     assert np.allclose(by_damping.loc[by_damping["damping"] == DAMPING, "spearman"], 1)
     between = sweeps.method_agreement(scored, DAMPING)
     for _, part in between.groupby("target"):
@@ -165,21 +165,35 @@ def test_an_empty_sweep_is_named(setting) -> None:
 
 def test_convergence_counts_passes_of_both_solvers_alike(setting) -> None:
     system = setting.system(100.0)
-    results = {
-        "conjugate gradients": conjugate_gradients(system, iterations=2, tolerance=1e-9, progress=False),
-        "minibatches": refine(
-            system, iterations=4, batch_examples=4, checks=2, tolerance=1e-9, progress=False
-        ),
-    }
+    cg = conjugate_gradients(system, iterations=2, tolerance=1e-9, progress=False)
+    batches = refine(system, iterations=4, batch_examples=4, checks=2, tolerance=1e-9, progress=False)
+    results = {("conjugate gradients", 100.0): cg, ("minibatches", 100.0): batches}
     curves = sweeps.convergence_table(results, len(setting.train), 4)
     assert curves.groupby(["solver", "target"])["passes"].max().tolist() == [2.0] * 4
-    at_zero = curves[curves["passes"] == 0].groupby("target")["residual"].nunique()
-    assert at_zero.tolist() == [1, 1]
-    residuals = sweeps.residual_table(results)
-    assert (residuals["refined"] < residuals["ekfac_rescaled"]).all()
-    assert "conjugate gradients, math" in sweeps.convergence_words(curves)
-    axes = figures.convergence(curves).axes[0]
-    assert len(axes.lines) == 4
+    at_zero = curves[curves["passes"] == 0].groupby("target")
+    assert at_zero["natural"].nunique().tolist() == [1, 1]
+    assert (at_zero["gain"].max() == 1).all()
+    assert "conjugate gradients, damping 100, math" in sweeps.convergence_words(curves)
+    scored = sweeps.sweep(
+        setting.model,
+        setting.train,
+        setting.encoded,
+        setting.factors,
+        setting.gradients,
+        damping=DAMPING,
+        dampings=[1.0],
+        refined={100.0: cg.directions},
+    )
+    table = sweeps.refinement_table(results, scored)
+    assert (table["refined"] < table["rescaled"]).all()
+    own = table[table["solver"] == "conjugate gradients"].set_index("target")["spearman"]
+    for target, value in own.items():
+        part = scored[(scored["target"] == target) & (scored["damping"] == 100.0)]
+        wide = part.pivot(index="id", columns="method", values="score")
+        assert value == pytest.approx(wide.corr("spearman").loc["ekfac", "refined"])
+    assert table.loc[table["solver"] == "minibatches", "spearman"].isna().all()
+    figure = figures.convergence(curves.assign(natural=curves["natural"]))
+    assert [len(axes.lines) for axes in figure.axes] == [4, 4]
     plt.close("all")
 
 
@@ -199,10 +213,13 @@ def test_shades_follow_size_and_sign() -> None:
 
 def test_every_token_is_shown_once_with_its_value_and_both_share_a_scale() -> None:
     frame = pd.DataFrame({"text": ["a", " b", ""], "loss": [2.0, -0.5, 0.0], "position": [4.0, 0.0, -2.5]})
-    html = shaded_readings(frame, Example(id="x", domain="math", prompt="p", response="a b"), target="math")
+    html = shaded_readings(
+        frame, Example(id="x", domain="math", prompt="p", response="a b"), target="math", prompt_share=-250.0
+    )
     assert shaded(html) == [("up4", "+2"), ("down2", "−0.5"), ("", "+0")]
-    assert html.count("add up to +1.5") == 2
-    for number in ("≥ 0.25", "≥ 2", "≤ −0.25", "nats of the target", "mathematics", "end token"):
+    assert "These 3 tokens add up to +1.5.<" in html
+    assert "add up to +1.5, the prompt's positions to −250: together −248." in html
+    for number in ("≥ +0.25", "≥ +2", "≤ −0.25", "nats of the target", "mathematics", "end token"):
         assert number in html
     assert "\n\n" not in html
 
@@ -210,7 +227,9 @@ def test_every_token_is_shown_once_with_its_value_and_both_share_a_scale() -> No
 def test_text_of_an_example_is_shown_and_not_interpreted() -> None:
     nasty = "<script>alert(1)</script>\n\n$x$ {{a}} `b`"
     frame = pd.DataFrame({"text": [nasty], "loss": [1.0], "position": [1.0]})
-    html = shaded_readings(frame, Example(id="x", domain="math", prompt=nasty, response=nasty), target="math")
+    html = shaded_readings(
+        frame, Example(id="x", domain="math", prompt=nasty, response=nasty), target="math", prompt_share=0
+    )
     assert "<script" not in html
     assert "$x$" not in html
     assert "`b`" not in html

@@ -31,7 +31,9 @@ def project(root, tmp_path_factory):
 def run(project, name: str, threads: int, processes: int):
     project.environment["OMP_NUM_THREADS"] = str(threads)
     changes = [*TINY, f"study={name}", f"processes={processes}"]
-    done = project.infra("run", "--study", "smoke", *(part for change in changes for part in ("-p", change)))
+    done = project.infra(
+        "run", "06", "--study", "smoke", *(part for change in changes for part in ("-p", change))
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return project.stage(".", name).resolve()
 

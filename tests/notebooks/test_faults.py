@@ -28,7 +28,12 @@ from faults import (
 from infra_lib.checksums import checksum_path
 from infra_lib.layout import STAGES
 
-USUAL_SECONDS = {"03_finetune_evaluate": 18, "04_example_influence": 9, "05_reweighting_arms": 12}
+USUAL_SECONDS = {
+    "03_finetune_evaluate": 18,
+    "04_example_influence": 9,
+    "05_reweighting_arms": 12,
+    "07_method": 20,
+}
 """How long a stage takes here from its first line to its last, roughly; others take about 4 s."""
 
 

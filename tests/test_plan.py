@@ -1,0 +1,249 @@
+"""Plans: sizes from a configuration alone, estimates against measured peaks, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import LlamaConfig, Qwen2Config
+from typer.testing import CliRunner
+
+from infra_lib.cli import app
+from infra_lib.errors import ParameterError
+from infra_lib.finetune import FinetuneConfig
+from infra_lib.plan.estimate import Architecture, Choices, Plan
+from infra_lib.plan.fit import fitted
+from infra_lib.plan.hardware import Machine, gpu_machine, parse_size
+from infra_lib.plan.report import find_config, known_config, known_names, plan_study
+from infra_lib.plan.trace import meta_model, trace
+from infra_lib.plan.workload import Lengths, Workload
+from infra_lib.study import load_study
+
+PUBLISHED = {  # billions of parameters, as the models' cards give them
+    "qwen2.5-0.5b": 0.49,
+    "qwen2.5-1.5b": 1.54,
+    "qwen2.5-7b": 7.61,
+    "qwen2.5-14b": 14.7,
+    "llama-3-8b": 8.03,
+    "smollm2-135m": 0.135,
+}
+WORK = Workload(train=100, target=10, test=10, lengths=Lengths(64, 192, 256), answer_tokens=192)
+
+
+def small_config(**changes):
+    sizes = {
+        "vocab_size": 4096,
+        "hidden_size": 384,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+    }
+    return Qwen2Config(**(sizes | changes))
+
+
+def plan(config, machine: Machine | None = None, **choices) -> Plan:
+    machine = machine or replace(gpu_machine("h100"), memory_bytes=8 * 2**30)
+    return Plan(Architecture(config), WORK, machine, Choices(**choices))
+
+
+@pytest.mark.parametrize("name", known_names())
+def test_known_models_have_the_parameters_that_their_cards_give(name: str) -> None:
+    model = meta_model(known_config(name), torch.bfloat16)
+    billions = sum(p.numel() for p in model.parameters()) / 1e9
+    assert billions == pytest.approx(PUBLISHED[name], rel=0.01)
+
+
+def test_a_trace_counts_what_is_made_and_let_go_and_not_what_was_there() -> None:
+    a = torch.empty(100, 200, device="meta")
+
+    def step() -> torch.Tensor:
+        b = a @ a.T  # 100 × 100 × 4 bytes
+        c = b + 1  # another
+        del b
+        return c * 2  # a third, while one is left
+
+    found = trace(step)
+    assert found.peak_bytes == 2 * 100 * 100 * 4
+    assert found.flops == 2 * 100 * 100 * 200
+    assert trace(lambda: a.T).peak_bytes == 0
+
+
+def test_a_deep_model_is_carried_on_from_a_few_layers(monkeypatch) -> None:
+    config = small_config(num_hidden_layers=12)
+    short = Architecture(config).forward_backward(torch.float32, 2, 64, 48)
+    monkeypatch.setattr("infra_lib.plan.trace.Traced.MORE", 12)
+    whole = Architecture(config).forward_backward(torch.float32, 2, 64, 48)
+    assert short.flops == whole.flops
+    assert short.peak_bytes == pytest.approx(whole.peak_bytes, rel=0.01)
+
+
+MEASURE = """
+import gc, json, os, resource, sys, threading, time
+import psutil, torch
+from transformers import AutoModelForCausalLM, Qwen2Config
+from infra_lib.curvature import fit_factors
+from infra_lib.influence import token_scores
+from infra_lib.models import Encoded, linears
+step, sizes = sys.argv[1], json.loads(sys.argv[2])
+torch.set_num_threads(1)
+torch.manual_seed(0)
+model = AutoModelForCausalLM.from_config(Qwen2Config(**sizes), attn_implementation="eager").eval()
+def rows(count, length):
+    mask = torch.zeros(length, dtype=torch.bool)
+    mask[length // 4:] = True
+    offsets = tuple((i, i + 1) for i in range(int(mask.sum())))
+    return [Encoded(f"{i}", torch.randint(4000, (length,)), mask, offsets) for i in range(count)]
+directions = {t: {n: torch.randn_like(m.weight) for n, m in linears(model, None).items()} for t in ("a", "b")}
+def run(data):
+    if step == "fit factors":
+        fit_factors(model, data, batch_tokens=4096, progress=False, memory_bytes=int(sys.argv[3]))
+    else:
+        token_scores(model, data, directions, batch_tokens=4096, progress=False)
+process = psutil.Process()
+held = sum(p.numel() * 4 for p in model.parameters())
+# Directions are there before a score, and no part of a fit.
+held += sum(t.numel() * 4 for d in directions.values() for t in d.values()) if step == "score" else 0
+run(rows(1, 16))
+gc.collect()
+base, top, done = process.memory_info().rss, [0], []
+def watch():
+    while not done:
+        top[0] = max(top[0], process.memory_info().rss)
+        time.sleep(0.01)
+thread = threading.Thread(target=watch, daemon=True)
+thread.start()
+run(rows(16, 256))
+done.append(1)
+thread.join()
+print(json.dumps(top[0] - base + held))
+"""
+
+
+@pytest.mark.parametrize("step", ["fit factors", "score"])
+@pytest.mark.parametrize("wide", [False, True], ids=["6M", "12M"])
+def test_estimated_peaks_lie_within_a_fifth_of_measured_ones(step: str, wide: bool) -> None:
+    sizes = small_config().to_dict()
+    changes = {} if wide else {"hidden_size": 256, "intermediate_size": 768, "num_attention_heads": 4}
+    keys = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    sizes = {key: sizes[key] for key in (*keys, "num_key_value_heads")} | changes
+    budget = 2**30
+    work = replace(WORK, train=16)
+    machine = replace(gpu_machine("h100"), memory_bytes=64 * 2**30)
+    estimates = Plan(Architecture(Qwen2Config(**sizes)), work, machine, Choices(factor_bytes=budget)).steps()
+    expected = next(s.peak_bytes for s in estimates if s.what == step)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, step, json.dumps(sizes), str(budget)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert expected == pytest.approx(json.loads(done.stdout), rel=0.2)
+
+
+def test_what_does_not_fit_is_made_to_fit_and_says_how() -> None:
+    config = FinetuneConfig(batch_size=16)
+    roomy, changes = fitted(plan(small_config(), finetune=config))
+    assert changes == []
+    peak = max(step.peak_bytes for step in roomy.steps())
+    tight, changes = fitted(replace(roomy, machine=replace(roomy.machine, memory_bytes=int(peak * 0.6))))
+    assert changes
+    assert max(step.peak_bytes for step in tight.steps()) <= peak * 0.6
+
+
+def test_more_devices_and_fewer_targets_take_less_memory() -> None:
+    one = plan(small_config())
+    single = replace(one, choices=replace(one.choices, targets_at_once=1))
+    assert single.score().peak_bytes < one.score().peak_bytes
+    assert single.score().seconds > one.score().seconds
+    sharded = FinetuneConfig(fsdp=True)
+    many = plan(small_config(), gpu_machine("h100", 8), finetune=sharded)
+    assert many.finetune(1, "x").peak_bytes < plan(small_config()).finetune(1, "x").peak_bytes
+    assert many.score().seconds == pytest.approx(one.score().seconds / 8)
+
+
+def test_what_cannot_fit_is_refused_with_what_would_hold_it() -> None:
+    tiny = replace(gpu_machine("h100"), memory_bytes=2**20)
+    with pytest.raises(ParameterError, match=r"--gpu-memory is .* it must be .* or more for 0\d_"):
+        fitted(plan(small_config(), tiny))
+
+
+def test_gqa_free_and_tied_models_are_planned_too() -> None:
+    config = LlamaConfig(
+        vocab_size=512, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4
+    )
+    assert {step.what for step in plan(config).steps()} == {"fine-tune", "generate", "fit factors", "score"}
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("80GiB", 80 * 2**30), ("24GB", 24 * 10**9), ("512 MiB", 2**29), ("1.5g", 3 * 2**29)]
+)
+def test_sizes_are_read(text: str, size: int) -> None:
+    assert parse_size("--gpu-memory", text) == size
+
+
+@pytest.mark.reliability(kind="bad input", title="a plan for a machine that cannot be")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--gpu-memory", "lots"], "parameter --gpu-memory is 'lots': it must be"),
+        (["--gpu-memory", "0GiB"], "--gpu-memory"),
+        (["--gpus", "1", "--gpu", "h101"], "'h100' (did you mean that?)"),
+        (["--study", "papre"], "'paper' (did you mean that?)"),
+        (["--study", "custom"], "parameter train_sources is 'data/train.jsonl'"),
+        (["-p", "base_model=nobody/nothing", "-p", "base_seeds=[0]"], "no configuration of nobody/nothing"),
+    ],
+)
+def test_bad_input_is_named(arguments, words, root, monkeypatch) -> None:
+    monkeypatch.setenv("INFRA_PROJECT", str(root))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    result = CliRunner().invoke(app, ["plan", *arguments])
+    assert words in str(result.exception)
+
+
+@pytest.mark.parametrize("study", ["small", "smoke", "smollm2", "paper"])
+def test_every_study_has_a_plan(study: str, root, monkeypatch) -> None:
+    monkeypatch.setenv("INFRA_PROJECT", str(root))
+    result = CliRunner().invoke(app, ["plan", "--study", study])
+    assert result.exit_code == 0, result.exception
+    assert "fit factors" in result.stdout
+    assert "together" in result.stdout
+
+
+def test_the_papers_setting_fits_eight_large_devices_and_not_one_small(root) -> None:
+    study = load_study(root / "notebooks" / "studies", "paper")
+    found = plan_study(study, root, gpu_machine("h100", 8))
+    assert found.peak_bytes <= 80 * 2**30
+    assert found.size.parameters == pytest.approx(7.6e9, rel=0.01)
+    with pytest.raises(ParameterError, match="GiB or more for"):
+        plan_study(study, root, gpu_machine("h100", 1, "24GiB"))
+
+
+def test_a_dry_run_names_steps_inputs_and_costs(root, monkeypatch) -> None:
+    monkeypatch.setenv("INFRA_PROJECT", str(root))
+    result = CliRunner().invoke(app, ["run", "--study", "paper", "--dry-run"])
+    assert result.exit_code == 0, result.exception
+    for words in (
+        "01_data",
+        "bespoke_stratos",
+        "Qwen/Qwen2.5-7B-Instruct",
+        "fine-tune:",
+        "score:",
+        "a device",
+    ):
+        assert words in result.stdout
+
+
+def test_a_local_folders_configuration_comes_first(root, model_folder) -> None:
+    study = load_study(
+        root / "notebooks" / "studies", "small", {"base_model": str(model_folder), "base_seeds": [0]}
+    )
+    name, config = find_config(study, root)
+    assert name == str(model_folder)
+    assert config.hidden_size == 16

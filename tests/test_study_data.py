@@ -1,0 +1,114 @@
+"""The splits of a study from any source: shares, disjoint questions, difficulty, and bad input."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from infra_lib.errors import DataError, ParameterError
+from infra_lib.examples import Example, write_jsonl
+from infra_lib.study import make_study
+from infra_lib.study_data import by_length, check_sources, choose, load_splits, without_overlap
+
+SIZES = {"train_examples": 20, "swap_pool_examples": 20, "target_examples": 20, "test_examples": 20}
+
+
+def example(number: int, domain: str = "math", **values) -> Example:
+    return Example(f"{domain}-{number}", domain, f"question {domain} {number}", "x" * (number + 1), **values)
+
+
+def study(**values):
+    return make_study(SIZES | values)
+
+
+def test_the_small_world_comes_as_before(root) -> None:
+    data = load_splits(study(), root)
+    assert {name: len(rows) for name, rows in data.splits.items()} == dict.fromkeys(data.splits, 20)
+    assert data.reports == []
+
+
+def test_files_generated_worlds_and_catalog_mix_in_equal_shares(root, tmp_path) -> None:
+    rows = [example(i, domain, answer="1") for i in range(40) for domain in ("math", "code")]
+    write_jsonl(tmp_path / "mine.jsonl", rows)
+    pytest.importorskip("reasoning_gym")
+    mixed = study(
+        train_sources=[str(tmp_path / "mine.jsonl"), "small_world"],
+        target_sources=["gsm_symbolic"],
+        test_sources=["small_world", "gsm_symbolic"],
+    )
+    data = load_splits(mixed, root)
+    kinds = [ex.id.split("/")[0].split("-")[0] for ex in data.splits["train"]]
+    assert kinds.count("train") == 10
+    assert len(kinds) == 20
+    assert all(ex.id.startswith("gsm_symbolic/") and ex.answer for ex in data.splits["target"])
+    assert sum(ex.id.startswith("gsm_symbolic/") for ex in data.splits["test"]) == 10
+    assert {report["split"] for report in data.reports} >= {"train", "target", "test"}
+
+
+def test_a_question_of_the_exam_is_taken_out_of_what_is_trained_on() -> None:
+    shared = example(1)
+    splits = {
+        "train": [shared, example(2), replace(example(3), prompt="Question  MATH 1")],
+        "swap_pool": [example(2), example(4), example(4)],
+        "target": [],
+        "test": [replace(shared, id="t")],
+    }
+    found, removed = without_overlap(splits)
+    assert [ex.id for ex in found["train"]] == ["math-2"]
+    assert [ex.id for ex in found["swap_pool"]] == ["math-4"]
+    assert removed == {"train": 2, "swap_pool": 2}
+
+
+def test_a_choice_keeps_domains_in_their_shares_and_depends_on_the_seed_alone() -> None:
+    rows = [example(i) for i in range(60)] + [example(i, "code") for i in range(20)]
+    chosen = choose(rows, 40, seed=1)
+    assert sum(ex.domain == "math" for ex in chosen) == 30
+    assert chosen == choose(rows, 40, seed=1) != choose(rows, 40, seed=2)
+    assert choose(rows, 500, seed=1) == rows
+
+
+def test_difficulty_by_length_makes_fifths_within_a_domain() -> None:
+    train = [example(i) for i in range(50)] + [example(i + 500, "code") for i in range(50)]
+    graded, pool = by_length(train, [example(900), example(1, "other")])
+    for domain in ("math", "code"):
+        levels = [ex.difficulty for ex in graded if ex.domain == domain]
+        assert levels == sorted(levels)
+        assert [levels.count(level) for level in range(1, 6)] == [10] * 5
+    assert [ex.difficulty for ex in pool] == [5]
+
+
+@pytest.mark.reliability(kind="bad input", title="a source of examples that cannot be")
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"train_sources": ["bespoke_strato"]}, "'bespoke_stratos' (did you mean that?)"),
+        ({"pool_sources": ["none.jsonl"]}, "parameter pool_sources is 'none.jsonl'"),
+        ({"test_sources": ["bespoke_stratos"]}, "a benchmark, which has answers to grade by"),
+        ({"data_folder": "no/such"}, "parameter data_folder is 'no/such'"),
+    ],
+)
+def test_bad_sources_are_named_before_anything_is_loaded(root, change, words) -> None:
+    with pytest.raises(ParameterError) as caught:
+        check_sources(study(**change), root)
+    assert words in str(caught.value)
+
+
+@pytest.mark.reliability(kind="bad input", title="a data folder without the data set")
+def test_a_missing_subfolder_is_named(root, tmp_path) -> None:
+    with pytest.raises(DataError, match="needs a subfolder gsm8k"):
+        load_splits(study(target_sources=["gsm8k"], data_folder=str(tmp_path)), root)
+
+
+@pytest.mark.reliability(kind="bad input", title="parameters of a study that contradict each other")
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"samples": 4}, "parameter samples is 4"),
+        ({"base_model": "a/b"}, "parameter base_seeds is [0, 1]"),
+    ],
+)
+def test_contradictions_are_named(change, words) -> None:
+    with pytest.raises(ParameterError) as caught:
+        study(**change)
+    assert words in str(caught.value)
