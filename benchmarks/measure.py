@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 warnings.filterwarnings("ignore")
-MEMORY_BYTES = 320 * 2**20
+MEMORY_BYTES = 256 * 2**20
 """Our budget for factors under construction and kept rows."""
 
 
