@@ -69,7 +69,7 @@ def plans_table(root: Path) -> str:
     lengths = record["lengths"]
     tokens = lengths["prompt"] + lengths["response"]
     note = (
-        f'<p class="table-note">17,000 training examples of {tokens:,} tokens, cut at {lengths["longest"]:,}: '
+        f'<p class="table-note">17,000 examples of {tokens:,} tokens, cut at {lengths["longest"]:,}: '
         "three epochs of fine-tuning, generation, factors, and scores of two targets. Memory is per device; "
         "time supposes 40 % of the data sheet's peak (our choice).</p>"
     )

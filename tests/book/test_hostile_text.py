@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fuzz"))
 from hostile import TEXTS
 
 from infra_lib import pages, style, tables
+from infra_lib.checksums import write_manifest
 from infra_lib.errors import DataError, InfraError
 from infra_lib.markup import active_markup, visible
 from infra_lib.published import check_fragments, published_notebook
@@ -125,6 +126,7 @@ def book(root, tmp_path_factory) -> Path:
     raw = folder / "raw.ipynb"
     raw.write_text(json.dumps(notebook(outputs)), encoding="utf-8")
     (results / "01_data.ipynb").write_text(published_notebook(folder, "01_data", raw), encoding="utf-8")
+    write_manifest(results)
     includes = [f"## Part {i}\n\n```{{include}} results/{name}.md\n```\n" for i, name in enumerate(made)]
     includes.append("## Figure\n\n```{include} results/figures/01_data/x.md\n```\n")
     (folder / "book" / "index.md").write_text("# Hostile\n\n" + "\n".join(includes), encoding="utf-8")

@@ -172,5 +172,5 @@ def test_a_chat_template_that_fails_or_reaches_out_is_a_named_error(tokenizer, t
 
     own = copy.deepcopy(tokenizer)
     own.chat_template = template
-    with pytest.raises(ModelError, match="chat template fails"):
+    with pytest.raises(ModelError, match="chat template refuses"):
         encode(own, Example("a", "math", "Find x.", "So it is 4."))

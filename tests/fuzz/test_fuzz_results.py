@@ -14,9 +14,10 @@ from trials import JSON, Trials, damaged
 from infra_lib.curvature.factors import LayerFactors
 from infra_lib.curvature.store import load_partition, save_partition
 from infra_lib.errors import DataError, InfraError, ModelError
+from infra_lib.layout import ROOT_VARIABLE, damaged_files, data_digest, read_provenance
 from infra_lib.pipeline import resolved_study, summary
 from infra_lib.reading import load_json, load_table
-from infra_lib.stage import ROOT_VARIABLE, damaged_files, data_digest, open_stage, read_provenance
+from infra_lib.stage import open_stage
 from infra_lib.study import Study
 
 
