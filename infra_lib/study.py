@@ -148,7 +148,7 @@ class Study(BaseModel):
     refine_dampings: list[Annotated[float, Field(gt=0)]] = Field(
         [0.1, 100.0], min_length=1, description="a non-empty list of distinct numbers above 0"
     )
-    refine_passes: int = Field(5, ge=1, le=1000, description="a whole number from 1 to 1000")
+    refine_passes: int = Field(4, ge=1, le=1000, description="a whole number from 1 to 1000")
     refine_batch: int = Field(16, ge=1, description="a whole number, 1 or more")
 
     arms: list[Literal["uniform", "flip", "reverse", "hard_hard", "easy_easy"]] = Field(
