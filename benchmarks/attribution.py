@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default=[name for name in SIZES if name != "tiny"],
         help="measure these again; a record of the same commit and machine keeps its others",
     )
-    parser.add_argument("--repeats", type=int, help="of every size (default: two, of the largest one)")
+    parser.add_argument("--repeats", type=int, help="of every size (default: two of the smallest, else one)")
     parser.add_argument("--threads", type=int, default=1, help="of every library (default 1)")
     parser.add_argument("--out", type=Path, default=RECORD, help="the record to write")
     options = parser.parse_args(arguments)

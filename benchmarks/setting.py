@@ -46,7 +46,7 @@ class Size:
 SIZES = {
     "tiny": Size(32, 64, 2, 2, 2, 64, train=8, target=2, prompt=8, tokens=32, batch=4, repeats=1),
     "small": Size(128, 512, 4, 4, 4, 1024, train=96, target=16),
-    "medium": Size(256, 1024, 8, 4, 4, 2048, train=32, target=8),
+    "medium": Size(256, 1024, 8, 4, 4, 2048, train=32, target=8, repeats=1),
     # The shape of SmolLM2-135M with 6 of its 30 layers and a third of its vocabulary.
     "large": Size(576, 1536, 6, 9, 3, 16384, train=16, target=4, repeats=1),
 }

@@ -126,12 +126,10 @@ print(json.dumps(top[0] - base + held))
 
 
 @pytest.mark.parametrize("step", ["fit factors", "score"])
-@pytest.mark.parametrize("wide", [False, True], ids=["6M", "12M"])
-def test_estimated_peaks_lie_within_a_fifth_of_measured_ones(step: str, wide: bool) -> None:
+def test_estimated_peaks_lie_within_a_fifth_of_measured_ones(step: str) -> None:
     sizes = small_config().to_dict()
-    changes = {} if wide else {"hidden_size": 256, "intermediate_size": 768, "num_attention_heads": 4}
     keys = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    sizes = {key: sizes[key] for key in (*keys, "num_key_value_heads")} | changes
+    sizes = {key: sizes[key] for key in (*keys, "num_key_value_heads")}
     budget = 2**30
     work = replace(WORK, train=16)
     machine = replace(gpu_machine("h100"), memory_bytes=64 * 2**30)

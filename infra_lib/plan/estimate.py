@@ -9,7 +9,7 @@ step            bytes on one device
 fine-tune       state (:func:`infra_lib.finetune.memory.state_bytes`), activations
 generate        weights, keys and values of the answers that are written side by side
 fit factors     weights, the graph of one batch, factors under construction within their budget
-score           weights, one direction per target, activations with one tangent per target
+score           weights, each target's direction twice, activations with one tangent per target
 ==============  =================================================================================
 
 Allocators keep more than tensors hold; :data:`ALLOCATOR` stands for that, measured.
@@ -325,7 +325,8 @@ class Plan:
         dtype, (rows, width), head = self.choices.attribution_dtype, self.batch(), self.head()
         at_once = min(self.work.targets, self.choices.targets_at_once)
         found = self.architecture.scoring(dtype, rows, width, 1, at_once)
-        directions = at_once * self.architecture.size.attributed * _width(dtype)
+        # Directions, and their stack as the tangents of one pass.
+        directions = 2 * at_once * self.architecture.size.attributed * _width(dtype)
         tokens = self.work.train_tokens * self.work.models * -(-self.work.targets // at_once)
         return Step(
             "04_example_influence",
