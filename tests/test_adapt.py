@@ -151,7 +151,7 @@ def test_text_of_an_example_is_shown_and_not_obeyed(followed, root) -> None:
     found = results.load_results(scores, data / "train.jsonl", data / "target.jsonl")
     cards = BeautifulSoup(show.example_cards(found, "chemistry", 4), "html.parser")
     card = cards.find("section", attrs={"aria-label": "chemistry-1"})
-    shown = "".join(span.get_text() for span in card.select(".shaded-text span"))
+    shown = "".join(span.get_text() for span in card.select(".shaded-text > span"))
     assert shown == HOSTILE
 
 
@@ -217,7 +217,7 @@ def test_the_last_step_plans_a_study_on_the_same_files(followed, root, neox) -> 
     for command in text.splitlines():
         if command.startswith("sed"):
             command = command.replace("study: mine/'", "study: mine/; s#data/#mydata/#'")
-            subprocess.run(command, shell=True, cwd=followed.folder, check=True)
+            subprocess.run(["bash", "-c", command], cwd=followed.folder, check=True)
         else:
             said = typed(followed, command)
     assert "mydata/train.jsonl" in said

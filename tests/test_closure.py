@@ -27,7 +27,7 @@ def test_imports_inside_functions_and_of_names_count() -> None:
 
 def test_closure_follows_imports_of_imports() -> None:
     files = names(module_files(["infra_lib.finetune"]))
-    assert {"run.py", "models.py", "examples.py", "errors.py", "__init__.py"} <= files
+    assert {"finetune/run.py", "models.py", "examples.py", "errors.py", "__init__.py"} <= files
     assert not {"figures.py", "statistics.py", "stage.py", "attributes.py"} & files
 
 
