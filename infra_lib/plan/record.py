@@ -21,8 +21,8 @@ from infra_lib.plan.workload import Lengths
 from infra_lib.provenance import environment
 from infra_lib.tables import badge, escape, html_table
 
-LENGTHS = Lengths(prompt=400, response=5000, longest=8192)
-"""Tokens of long reasoning traces, cut at 8,192: our choice for these plans."""
+LENGTHS = Lengths(prompt=400, response=5000, longest=6144)
+"""Tokens of long reasoning traces, cut at 6,144: our choice for these plans."""
 DEVICES = (1, 8)
 MISSING = "No plans are recorded here: `infra plan --record` makes them."
 
