@@ -162,10 +162,11 @@ print(f"sums of the two readings: {checks['sums_differ_by']:.1e} of the largest 
 
 # %%
 results = {}
-for value in params.refine_dampings:
+refined_at = sorted({*params.refine_dampings, params.damping})
+for value in refined_at:
     system = setting.system(value)
     results["conjugate gradients", value] = conjugate_gradients(system, iterations=params.refine_passes)
-for value in params.refine_dampings:
+for value in refined_at:
     results["minibatches", value] = refine(
         setting.system(value),
         iterations=max(1, params.refine_passes * len(setting.train) // params.refine_batch),
@@ -181,7 +182,7 @@ stage.write_figure(
     data=curves,
     alt="Relative residual of the Gauss–Newton system and gain over EK-FAC against passes over the examples, for conjugate gradients and minibatches, one column per damping. Residuals: "
     + convergence.convergence_words(curves),
-    caption=f"Refinement at dampings of {' and '.join(f'{v:g}' for v in params.refine_dampings)} × mean eigenvalue, {len(setting.train)} examples. Above: residual in the norm of the preconditioner, 0 when solved and 1 for a direction of zero. Below: the target's influence on itself, over that of EK-FAC's rescaled direction; level when solved.",
+    caption=f"Refinement at dampings of {' and '.join(f'{v:g}' for v in refined_at)} × mean eigenvalue, {len(setting.train)} examples. Above: residual in the norm of the preconditioner, 0 when solved and 1 for a direction of zero. Below: the target's influence on itself, over that of EK-FAC's rescaled direction; level when solved.",
 )
 
 # %% [markdown]
@@ -200,7 +201,7 @@ scored = sweeps.sweep(
     setting.factors,
     setting.gradients,
     damping=params.damping,
-    dampings=params.method_dampings,
+    dampings=sorted({*params.method_dampings, params.damping}),
     refined={v: r.directions for (solver, v), r in results.items() if solver == "conjugate gradients"},
     pad_id=setting.pad_id,
 )
