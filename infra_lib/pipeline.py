@@ -150,6 +150,16 @@ def stamp(root: Path, study: str, stage: str) -> Path:
     return stage_folder(study, "work", root) / f"{stage}.done"
 
 
+def date_stamp(path: Path, inputs: Sequence[str]) -> None:
+    """Date a stamp no earlier than what it was made from.
+
+    After a clock was set back inputs lie in the future; Snakemake refuses an output older than its inputs.
+    """
+    latest = max(Path(name).stat().st_mtime_ns for name in inputs)
+    if path.stat().st_mtime_ns < latest:
+        os.utime(path, ns=(latest, latest))
+
+
 def rule_inputs(root: Path, study: Study, stage: str) -> list[str]:
     """Return the files whose change makes Snakemake look at a stage again."""
     source = notebook_path(root, stage)

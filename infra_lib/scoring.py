@@ -101,6 +101,7 @@ def score_training_set(
         batch_tokens=batch_tokens,
         memory_bytes=memory_bytes,
         folder=folder,
+        replace_torn=True,
         progress=progress,
     )
     clock["fit"] = time.perf_counter()

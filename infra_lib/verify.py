@@ -119,7 +119,7 @@ def _study_items(folder: Path) -> Iterator[Item]:
             yield from _stage_items(folder / stage)
     for run in sorted((folder / "runs").glob("*/run.json")):
         yield from _recorded("training runs", run.parent, run.name)
-    for checksum in sorted((folder / "runs").glob("*.parquet.sha256")):
+    for checksum in sorted((folder / "runs").rglob("*.parquet.sha256")):
         yield _with_checksum("answers", checksum.with_suffix(""))
     for manifest in sorted((folder / "runs").glob(f"*.part/checkpoint-*/{MANIFEST}")):
         yield from _listed("checkpoints and factors", manifest.parent)

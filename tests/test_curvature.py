@@ -114,7 +114,7 @@ def test_checks_are_reported_and_small(model, rows) -> None:
 
 
 @pytest.mark.reliability(kind="fault", title="curvature fitting interrupted between partitions")
-def test_partitions_are_stored_and_resumed(tokenizer, rows, tmp_path, monkeypatch) -> None:
+def test_partitions_are_stored_and_resumed(tokenizer, rows, tmp_path, monkeypatch, capsys) -> None:
     import infra_lib.curvature.fit as module
 
     model = tiny_qwen2(len(tokenizer))
@@ -133,6 +133,11 @@ def test_partitions_are_stored_and_resumed(tokenizer, rows, tmp_path, monkeypatc
     files[0].write_bytes(files[0].read_bytes()[:100])
     with pytest.raises(DataError, match="torn factor file"):
         fit_factors(model, rows, **options)
+    mended = fit_factors(model, rows, replace_torn=True, **options)
+    assert f"{files[0]} is a torn factor file" in capsys.readouterr().out
+    assert len(calls) == 2
+    for name, layer in whole.layers.items():
+        assert torch.equal(layer.corrected, mended.layers[name].corrected)
 
 
 def test_stored_layers_are_read_when_asked_for_and_share_what_they_share(tokenizer, rows, tmp_path) -> None:

@@ -19,10 +19,13 @@ from infra_lib.curvature.moments import Positions, mirror
 from infra_lib.curvature.passes import CovariancePass, KeptRows, MomentPass
 from infra_lib.curvature.store import load_partition, save_partition
 from infra_lib.distributed import add_up, add_up_number, check_same, is_main, is_stored, shard, spread
-from infra_lib.errors import NumericalError, ParameterError
+from infra_lib.errors import DataError, NumericalError, ParameterError
 from infra_lib.files import digest_of
 from infra_lib.models import Batch, Encoded, batches, linears
 from infra_lib.responses import has_plain_head
+
+_Fitted = tuple[Mapping[str, LayerFactors], dict[str, dict[str, float]]]
+"""Layers of a partition, and the checks of their eigendecompositions."""
 
 
 def fit_factors(
@@ -37,6 +40,7 @@ def fit_factors(
     memory_bytes: int = 2 * 2**30,
     diagonal: bool = False,
     folder: Path | None = None,
+    replace_torn: bool = False,
     progress: bool = True,
 ) -> Factors:
     """Fit factors of a model's linear layers on training examples.
@@ -61,11 +65,15 @@ def fit_factors(
     folder
         Where finished partitions are stored; those that are there already are not fitted again. Their
         factors are mapped into memory only when they are used.
+    replace_torn
+        Fit a partition again whose file is torn or was changed, with a word, instead of raising.
 
     Raises
     ------
     ParameterError
         For an unknown kind of labels, no examples, or a budget too small for one layer.
+    DataError
+        For a stored partition that is torn, unless ``replace_torn``.
     NumericalError
         Where gradients, factors or eigenvectors are not finite.
     """
@@ -100,7 +108,7 @@ def fit_factors(
         # What is stored is read before anything is fitted, so that a torn file is named at once.
         paths = [folder / _file_name(i, key, names) if folder else None for i, names in enumerate(parts)]
         stored = [
-            load_partition(path, key, names) if path and is_stored(path) else None
+            _stored(path, key, names, replace_torn) if path else None
             for path, names in zip(paths, parts, strict=True)
         ]
         for names, path, kept in zip(parts, paths, stored, strict=True):
@@ -111,7 +119,7 @@ def fit_factors(
                 if path:
                     if is_main():
                         save_partition(path, key, *kept)
-                    kept = (load_partition(path, key, names) if is_stored(path) else None) or kept
+                    kept = _stored(path, key, names, replace_torn) or kept
             else:
                 bar.update(2 * len(groups))
             layers.append(kept[0])
@@ -119,6 +127,18 @@ def fit_factors(
     positions = sum(int(e.loss_mask.sum()) for e in encoded)
     joined: Mapping[str, LayerFactors] = ChainMap(*reversed(layers))  # type: ignore[arg-type]
     return Factors(joined, fingerprint, len(encoded), positions, checks)
+
+
+def _stored(path: Path, key: str, names: Sequence[str], replace_torn: bool) -> _Fitted | None:
+    if not is_stored(path):
+        return None
+    try:
+        return load_partition(path, key, names)
+    except DataError as error:
+        if not replace_torn:
+            raise
+        tqdm.write(f"{path} {error.problem.partition(';')[0]}; its layers are fitted again")
+        return None
 
 
 def _file_name(index: int, key: str, names: Sequence[str]) -> str:
@@ -157,7 +177,7 @@ def _fit_partition(
     tick: Callable[[], Any],
     room: int = 0,
     diagonal: bool = False,
-) -> tuple[Mapping[str, LayerFactors], dict[str, dict[str, float]]]:
+) -> _Fitted:
     kept = KeptRows(room, modules)
     covariances, shared = _covariances(model, modules, groups, source, tick, kept)
     found = spread(_eigenbasis_tensors, covariances)

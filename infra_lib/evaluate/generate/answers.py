@@ -1,8 +1,8 @@
 """The table of answers, and its store: what is finished stays when a run is interrupted.
 
 A store is a folder with one folder per engine and sampling, which holds parquet files that
-are whole or absent. Columns: id, sample, response, finish_reason, n_tokens, seed, sampling
-(digest), prompt (digest of its tokens). An answer is found again by id, sample and prompt,
+are whole or absent, each with its checksum. Columns: id, sample, response, finish_reason, n_tokens, seed,
+sampling (digest), prompt (digest of its tokens). An answer is found again by id, sample and prompt,
 so that more problems or more samples cost only what is new.
 """
 
@@ -14,9 +14,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
 from tqdm import tqdm
 
+from infra_lib.checksums import checksum_path, is_intact, write_checksum
 from infra_lib.errors import DataError, ParameterError
 from infra_lib.evaluate.generate.sampling import Answer, Engine, Request, Sampling
 from infra_lib.examples import Example
@@ -110,16 +110,17 @@ class AnswerStore:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def read(self) -> pd.DataFrame:
-        """Return all stored answers; a file that cannot be read is reported and drawn again."""
+        """Return all stored answers; a torn or changed file is reported and drawn again."""
         frames = []
         for path in sorted(self.folder.glob("*.parquet")):
-            try:
+            if is_intact(path):
                 frames.append(pd.read_parquet(path, columns=COLUMNS))
-            except (OSError, ValueError, pa.ArrowException) as error:
+            elif checksum_path(path).exists():  # without one, another process may be writing it
                 tqdm.write(
-                    f"{path} cannot be read ({str(error).splitlines()[0]}); its answers are drawn again"
+                    f"{path} is torn, or was changed since it was written; its answers are drawn again"
                 )
                 path.unlink(missing_ok=True)
+                checksum_path(path).unlink()
         if not frames:
             return pd.DataFrame(columns=COLUMNS)
         every = pd.concat(frames, ignore_index=True)
@@ -127,6 +128,8 @@ class AnswerStore:
 
     def add(self, answers: pd.DataFrame) -> None:
         """Store some more, whole or not at all."""
-        number = len(list(self.folder.glob("*.parquet")))
-        with replacing(self.folder / f"{number:06d}-{os.getpid()}.parquet") as temporary:
+        number = 1 + max((int(path.name[:6]) for path in self.folder.glob("*.parquet")), default=-1)
+        name = f"{number:06d}-{os.getpid()}.parquet"
+        with replacing(self.folder / name) as temporary:
             answers.to_parquet(temporary, index=False)
+        write_checksum(self.folder / name)
