@@ -11,7 +11,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -23,22 +23,11 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Sources = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 
-VALIDATION_METHODS = (
-    "ekfac",
-    "kfac",
-    "diagonal",
-    "refined",
-    "trak",
-    "graddot",
-    "gradcos",
-    "loss",
-    "length",
-    "random",
-)
-"""Methods whose predictions retraining can judge."""
 ValidationMethod = Literal[
     "ekfac", "kfac", "diagonal", "refined", "trak", "graddot", "gradcos", "loss", "length", "random"
 ]
+VALIDATION_METHODS: tuple[ValidationMethod, ...] = get_args(ValidationMethod)
+"""Methods whose predictions retraining can judge, in the order of tables."""
 
 WITHOUT_EFFECT = frozenset(
     {"study", "processes", "devices_per_run", "sandbox", "expected_prompt_tokens", "expected_response_tokens"}
@@ -194,10 +183,8 @@ class Study(BaseModel):
     validation_layers: Literal["mlp", "all"] = Field(
         "mlp", description="mlp or all (attention's linear layers too)"
     )
-    validation_methods: list[ValidationMethod] = Field(
-        list(VALIDATION_METHODS),
-        min_length=1,
-        description=f"a list of {', '.join(VALIDATION_METHODS)}",
+    validation_without: list[ValidationMethod] = Field(
+        [], description=f"a list of {', '.join(VALIDATION_METHODS)}; may be empty"
     )
     validation_dampings: list[Annotated[float, Field(gt=0)]] = Field(
         [0.01, 0.1, 1.0, 10.0], min_length=1, description="a non-empty list of distinct numbers above 0"
@@ -249,7 +236,7 @@ class Study(BaseModel):
             "fine_tune_seeds",
             "method_dampings",
             "refine_dampings",
-            "validation_methods",
+            "validation_without",
             "validation_dampings",
             "removal_methods",
             "removal_fractions",
@@ -262,9 +249,8 @@ class Study(BaseModel):
             raise ParameterError("samples", self.samples, "1 where temperature is 0 (greedy)")
         if 0 < self.validation_subsets < 6:
             raise ParameterError("validation_subsets", self.validation_subsets, "6 or more, or 0")
-        if missing := sorted(set(self.removal_methods) - set(self.validation_methods)):
-            valid = f"part of validation_methods, which lacks {missing[0]}"
-            raise ParameterError("removal_methods", self.removal_methods, valid)
+        if absent := sorted(set(self.removal_methods) & set(self.validation_without)):
+            raise ParameterError("removal_methods", self.removal_methods, f"without {absent[0]} too")
         if self.base_model and len(self.base_seeds) > 1:
             raise ParameterError("base_seeds", self.base_seeds, "one seed where base_model is given")
         if len(self.easy) != len(self.hard) or set(self.easy) & set(self.hard):

@@ -15,6 +15,7 @@ from infra_lib.errors import ParameterError
 from infra_lib.examples import Example
 from infra_lib.experiment import Run
 from infra_lib.models import encode, load_model, load_tokenizer
+from infra_lib.study import VALIDATION_METHODS
 from infra_lib.validation.retraining import Retraining, Setting, log_probs, retrainings, target_values
 from infra_lib.validation.scores import Columns, Settings
 from infra_lib.validation.subsets import half_subsets, spread_choice
@@ -247,7 +248,7 @@ def form_targets(bench: Bench, answers: pd.DataFrame) -> Targets:
 def method_settings(params: Any, **others: Any) -> Settings:
     """Return how the study's methods are run."""
     values: dict[str, Any] = {
-        "methods": params.validation_methods,
+        "methods": [m for m in VALIDATION_METHODS if m not in params.validation_without],
         "dampings": params.validation_dampings,
         "layers": params.validation_layers,
         "refine_iterations": params.validation_refine_passes,

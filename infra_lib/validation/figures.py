@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -175,8 +176,7 @@ def choices(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def choice_name(row: object) -> str:
+def choice_name(row: Any) -> str:
     """Return a choice of target in words."""
     tokens = {"whole": "whole response", "critical": "critical tokens", "final": "final answer"}
-    balanced = ", balanced" if getattr(row, "balanced") else ""  # noqa: B009 (a named tuple's field)
-    return f"{tokens[getattr(row, 'tokens')]}, {getattr(row, 'responses')}{balanced}"
+    return f"{tokens[row.tokens]}, {row.responses}{', balanced' if row.balanced else ''}"

@@ -238,7 +238,7 @@ def noise_ceiling(
     pairs = [(a, b) for a in range(repeats) for b in range(a)]
     drawn = repeated[rows]  # [subsets, 1 + samples, seeds]
     agreement = np.stack([spearman(drawn[..., a], drawn[..., b]) for a, b in pairs])
-    single: np.ndarray = np.nanmean(agreement, axis=0).clip(min=0)
+    single = agreement.mean(axis=0).clip(min=0)  # NaN where a resample has one subset alone
     reliability = seeds * single / (1 + (seeds - 1) * single)
     low, high = interval(np.sqrt(reliability[1:]), confidence)
     return {

@@ -380,7 +380,7 @@ def brittleness_table(
     return pd.DataFrame(rows)
 
 
-def tuned_keys(table: pd.DataFrame, methods: Sequence[str]) -> dict[str, Key]:
+def tuned_keys(table: pd.DataFrame) -> dict[str, Key]:
     """Return each method's best damping over all subsets, for what is measured on other retrainings.
 
     Parameters
@@ -390,8 +390,8 @@ def tuned_keys(table: pd.DataFrame, methods: Sequence[str]) -> dict[str, Key]:
     """
     fixed = table[(table["selection"] == "fixed") & (table["target"] == MEAN)].set_index("method")
     keys: dict[str, Key] = {}
-    for method in methods:
+    for method in fixed.index.unique():
         own = fixed.loc[[method]]
         damping = float(own["damping"].iloc[int(own["lds"].to_numpy().argmax())])
-        keys[method] = (method, None if np.isnan(damping) else damping)
+        keys[str(method)] = (str(method), None if np.isnan(damping) else damping)
     return keys

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,16 +154,17 @@ def score_model(folder: Path, train: Sequence[Example], columns: Columns, settin
     if "trak" in settings.methods:
         questions = {str(i): [row] for i, row in enumerate(asked)}
         for ridge in settings.dampings:
-            scored = trak_scores(
-                model,
-                encoded,
-                questions,
-                proj_dim=settings.projections,
-                ridge=ridge,
-                pattern=pattern,
-                seed=settings.seed,
-                **batch,
-            )
+            with redirect_stderr(io.StringIO()):  # trak's bars, two for each ridge
+                scored = trak_scores(
+                    model,
+                    encoded,
+                    questions,
+                    proj_dim=settings.projections,
+                    ridge=ridge,
+                    pattern=pattern,
+                    seed=settings.seed,
+                    **batch,
+                )
             tables["trak", float(ridge)] = np.column_stack([scored.scores[name] for name in questions])
         clock.note("trak")
     tables |= _simple(model, train, encoded, len(asked), settings, pad)

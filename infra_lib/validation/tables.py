@@ -67,7 +67,7 @@ def differences_table(frame: pd.DataFrame) -> str:
 
 
 def verdict(frame: pd.DataFrame, differences: pd.DataFrame, ceiling: pd.DataFrame) -> str:
-    """Say in words whether the goal was reached, which methods are told apart, and what the intervals allow."""
+    """Say whether the goal was reached, which methods are told apart, and how wide the interval is."""
     held = frame[(frame["selection"] == "held out") & (frame["target"] == MEAN)].set_index("method")
     ours = [method for method in ("ekfac", "refined") if method in held.index]
     if not ours:
