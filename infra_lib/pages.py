@@ -22,6 +22,7 @@ from infra_lib.plan.record import plans_table
 from infra_lib.reliability import reliability_page
 from infra_lib.runner import parameters_cell, read_notebook
 from infra_lib.study import Study
+from infra_lib.validation import record as validation_record
 
 
 def write_generated(root: Path, study: str, results: Path) -> None:
@@ -50,6 +51,7 @@ def write_generated(root: Path, study: str, results: Path) -> None:
         **adapt_record.fragments(root, results),
         **write_performance(root, results),
         "plans": plans_table(root),
+        **validation_record.fragments(root, results),
     }
     for name, text in fragments.items():
         write_text(results / "generated" / f"{name}.md", text.rstrip() + "\n")
