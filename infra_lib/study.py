@@ -166,8 +166,8 @@ class Study(BaseModel):
     hard: list[Level] = Field([4, 5], min_length=1, description="a list of whole numbers from 1 to 5")
     swap_fraction: Fraction = Field(1.0, description="a number from 0 to 1")
 
-    validation_examples: int = Field(200, ge=10, description="a whole number, 10 or more")
-    validation_targets: int = Field(80, ge=2, description="a whole number, 2 or more")
+    validation_examples: int = Field(160, ge=10, description="a whole number, 10 or more")
+    validation_targets: int = Field(60, ge=2, description="a whole number, 2 or more")
     validation_epochs: int = Field(3, ge=1, le=1000, description="a whole number from 1 to 1000")
     validation_learning_rate: float = Field(3e-4, gt=0, le=1, description="a number above 0, at most 1")
     validation_models: int = Field(2, ge=1, le=100, description="a whole number from 1 to 100")
@@ -175,7 +175,7 @@ class Study(BaseModel):
         48, ge=0, description="a whole number, 6 or more, or 0 to leave the validation out"
     )
     validation_seeds: int = Field(1, ge=1, le=100, description="a whole number from 1 to 100")
-    ceiling_subsets: int = Field(16, ge=0, description="a whole number, 3 or more, or 0 for no ceiling")
+    ceiling_subsets: int = Field(12, ge=0, description="a whole number, 3 or more, or 0 for no ceiling")
     ceiling_seeds: int = Field(2, ge=1, le=100, description="a whole number from 1 to 100")
     validation_tokens: Literal["whole", "critical", "final"] = Field(
         "critical", description="whole (the response), critical (results, answer, program) or final"

@@ -17,14 +17,14 @@
 
 # %% tags=["parameters"]
 study: str = "small"  # name of the study
-validation_examples: int = 200  # training examples, in equal parts by domain and difficulty
-validation_targets: int = 80  # problems of the target, in equal parts by domain and difficulty
+validation_examples: int = 160  # training examples, in equal parts by domain and difficulty
+validation_targets: int = 60  # problems of the target, in equal parts by domain and difficulty
 validation_epochs: int = 3  # passes of a retraining over its half
 validation_learning_rate: float = 3e-4  # of retrainings
 validation_models: int = 2  # models trained on all of these examples, whose scores are averaged
 validation_subsets: int = 48  # random halves; 0 leaves the validation out
 validation_seeds: int = 1  # retrainings of each half
-ceiling_subsets: int = 16  # halves retrained with more seeds, to measure the noise
+ceiling_subsets: int = 12  # halves retrained with more seeds, to measure the noise
 ceiling_seeds: int = 2  # retrainings of each of these
 validation_tokens: str = "critical"  # tokens that the target counts: whole, critical or final
 validation_layers: str = "mlp"  # weights that scores see: mlp or all (attention's too)
