@@ -123,13 +123,13 @@ fragment
 # %%
 if on:
     columns = targets.columns(params.validation_tokens)
-    scored = [
-        scores.score_model(run.folder, setting.train, columns, bench.method_settings(params))
-        for run in setting.runs
-    ]
+    how = bench.method_settings(params, folder=stage.workspace)
+    scored = [scores.score_model(run.folder, setting.train, columns, how) for run in setting.runs]
     found = report.lds_tables(targets, measured, scored, tokens=params.validation_tokens, **intervals)
     for name, table in found.items():
         stage.write_table(name, table)
+    for model in scored:
+        print(", ".join(f"{name} {seconds:.1f} s" for name, seconds in model.seconds.items()))
 
 # %% [markdown]
 # ## The linear datamodeling score
@@ -193,20 +193,11 @@ shown
 
 # %%
 if on:
-    by_choice = {
-        (tokens, responses): [
-            scores.score_model(
-                run.folder,
-                setting.train,
-                targets.columns(tokens, responses=responses),
-                bench.method_settings(params, methods=["ekfac"], dampings=[params.damping]),
-            )
-            for run in setting.runs
-        ]
-        for tokens in ("whole", "critical", "final")
-        for responses in bench.RESPONSES
-        if targets.columns(tokens, responses=responses).targets
-    }
+    by_model = [
+        scores.score_choices(run.folder, setting.train, targets.choices(), how, damping=params.damping)
+        for run in setting.runs
+    ]
+    by_choice = {name: [model[name] for model in by_model] for name in by_model[0]}
     choice = report.choice_table(targets, measured, by_choice, key=("ekfac", params.damping), **intervals)
     stage.write_table("choice", choice)
     shown = stage.write_figure(

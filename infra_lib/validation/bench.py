@@ -183,6 +183,11 @@ class Targets:
             {name: weights for name, weights in whole.items() if weights.any()},
         )
 
+    def choices(self) -> dict[tuple[str, str], Columns]:
+        """Return the columns of every choice of tokens and responses that has any."""
+        every = {(t, r): self.columns(t, responses=r) for t in TOKENS for r in RESPONSES}
+        return {name: columns for name, columns in every.items() if columns.targets}
+
     def setting(self) -> Setting:
         """Return what retrainings have in common."""
         params, first = self.bench.params, self.bench.runs[0]

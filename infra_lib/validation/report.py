@@ -92,12 +92,17 @@ def lds_tables(
     }
     common: dict[str, Any] = {"subsets": len(membership), "seeds": seeds, "models": len(models)}
 
-    def sampled(some: Sequence[ModelScores]) -> dict[str, dict[Key, np.ndarray]]:
+    # Of single models the estimate alone is reported; the halves are the same.
+    plain = {d: lds.draw(len(membership), weights, samples=1, seed=seed) for d, weights in shares.items()}
+
+    def sampled(
+        some: Sequence[ModelScores], draws: Mapping[str, lds.Draws]
+    ) -> dict[str, dict[Key, np.ndarray]]:
         found = {d: lds.sampled_scores(mean_scores(some, d), membership, values, draws[d]) for d in shares}
         keys = list(next(iter(found.values())))
         return found | {MEAN: {key: np.mean([found[d][key] for d in shares], axis=0) for key in keys}}
 
-    every = sampled(models)
+    every = sampled(models, draws)
     chosen = lds.tune([every[d] for d in shares])
     held = {target: lds.held_out(by_key, chosen) for target, by_key in every.items()}
 
@@ -129,7 +134,7 @@ def lds_tables(
     ]
     single = []
     for number, model in enumerate(models):
-        alone = sampled([model])
+        alone = sampled([model], plain)
         own = lds.tune([alone[d] for d in shares])
         single += [
             {"model": number, "method": method, "target": target, "lds": float(drawn[0])}

@@ -29,6 +29,10 @@ LAYERS = {"mlp": None, "all": r"\.layers\.\d+\.|\.h\.\d+\."}
 """Layers whose weights take part: those of the MLPs, or attention's as well."""
 
 
+Choice = tuple[str, str]
+"""Which tokens, and whose responses."""
+
+
 @dataclass(frozen=True)
 class Columns:
     """Target examples as columns of a table of scores.
@@ -63,6 +67,8 @@ class Settings:
         ``mlp`` or ``all``.
     refine_iterations
         Of conjugate gradients, for ``refined``.
+    folder
+        Where factors are kept, so that they are fitted once for each model.
     """
 
     methods: Sequence[str] = VALIDATION_METHODS
@@ -76,6 +82,7 @@ class Settings:
     max_tokens: int | None = None
     batch_tokens: int = 4096
     device: str = "cpu"
+    folder: Path | None = None
 
     def check(self) -> None:
         """Raise for a method or a choice of layers that does not exist."""
@@ -118,29 +125,11 @@ def score_model(folder: Path, train: Sequence[Example], columns: Columns, settin
     """
     settings.check()
     clock = _Clock()
-    model, tokenizer = load_model(folder, device=settings.device), load_tokenizer(folder)
-    pad = tokenizer.pad_token_id or 0
-
-    def coded(examples: Sequence[Example]) -> list[Encoded]:
-        options: dict[str, Any] = {"end_token": settings.end_token, "max_tokens": settings.max_tokens}
-        return [encode(tokenizer, example, **options) for example in examples]
-
-    encoded = coded(train)
-    asked = [restricted(row, mask) for row, mask in zip(coded(columns.responses), columns.masks, strict=True)]
-    pattern = LAYERS[settings.layers]
+    model, pad, encoded, asked = _loaded(folder, train, columns, settings)
     batch: dict[str, Any] = {"pad_id": pad, "batch_tokens": settings.batch_tokens}
     tables: dict[Key, np.ndarray] = {}
     whole: dict[str, dict[Key, np.ndarray]] = {name: {} for name in columns.targets}
-    factors = fit_factors(
-        model,
-        encoded,
-        labels=settings.labels,
-        pattern=pattern,
-        seed=settings.seed,
-        diagonal=True,
-        progress=False,
-        **batch,
-    )
+    factors = _factors(model, encoded, settings, pad)
     clock.note("factors")
     curved = [method for method in settings.methods if method in CURVED]
     found = gradient_scores(model, encoded, asked, factors, settings.dampings, methods=curved, **batch)
@@ -161,7 +150,7 @@ def score_model(folder: Path, train: Sequence[Example], columns: Columns, settin
                     questions,
                     proj_dim=settings.projections,
                     ridge=ridge,
-                    pattern=pattern,
+                    pattern=LAYERS[settings.layers],
                     seed=settings.seed,
                     **batch,
                 )
@@ -170,6 +159,62 @@ def score_model(folder: Path, train: Sequence[Example], columns: Columns, settin
     tables |= _simple(model, train, encoded, len(asked), settings, pad)
     clock.note("baselines")
     return ModelScores(tables, whole, clock.seconds)
+
+
+def score_choices(
+    folder: Path,
+    train: Sequence[Example],
+    choices: Mapping[Choice, Columns],
+    settings: Settings,
+    *,
+    damping: float,
+) -> dict[Choice, ModelScores]:
+    """Score training examples by EK-FAC at one damping on the columns of several targets, in one go."""
+    settings.check()
+    joined = Columns(
+        [row for columns in choices.values() for row in columns.responses],
+        [mask for columns in choices.values() for mask in columns.masks],
+    )
+    model, pad, encoded, asked = _loaded(folder, train, joined, settings)
+    factors = _factors(model, encoded, settings, pad)
+    batch: dict[str, Any] = {"pad_id": pad, "batch_tokens": settings.batch_tokens}
+    found = gradient_scores(model, encoded, asked, factors, [damping], methods=["ekfac"], **batch)
+    table, start, scores = found["ekfac", float(damping)], 0, {}
+    for name, columns in choices.items():
+        part = table[:, start : start + len(columns.responses)]
+        scores[name] = ModelScores({("ekfac", float(damping)): part}, {}, {})
+        start += len(columns.responses)
+    return scores
+
+
+def _loaded(
+    folder: Path, train: Sequence[Example], columns: Columns, settings: Settings
+) -> tuple[Any, int, list[Encoded], list[Encoded]]:
+    """Return model, padding token, training examples, and columns in the tokens that count."""
+    model, tokenizer = load_model(folder, device=settings.device), load_tokenizer(folder)
+
+    def coded(examples: Sequence[Example]) -> list[Encoded]:
+        options: dict[str, Any] = {"end_token": settings.end_token, "max_tokens": settings.max_tokens}
+        return [encode(tokenizer, example, **options) for example in examples]
+
+    rows = zip(coded(columns.responses), columns.masks, strict=True)
+    return model, tokenizer.pad_token_id or 0, coded(train), [restricted(row, mask) for row, mask in rows]
+
+
+def _factors(model: Any, encoded: Sequence[Encoded], settings: Settings, pad: int) -> Factors:
+    return fit_factors(
+        model,
+        encoded,
+        labels=settings.labels,
+        pattern=LAYERS[settings.layers],
+        seed=settings.seed,
+        diagonal=True,
+        folder=settings.folder,
+        replace_torn=True,
+        pad_id=pad,
+        batch_tokens=settings.batch_tokens,
+        progress=False,
+    )
 
 
 def _refined(
