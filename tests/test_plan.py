@@ -22,7 +22,7 @@ from infra_lib.plan.record import compute, plans_table
 from infra_lib.plan.report import find_config, known_config, known_names, plan_study
 from infra_lib.plan.trace import meta_model, trace
 from infra_lib.plan.workload import Lengths, Workload
-from infra_lib.study import load_study
+from infra_lib.study import load_study, make_study
 from infra_lib.tables import escape
 
 PUBLISHED = {  # billions of parameters, as the models' cards give them
