@@ -124,7 +124,9 @@ fragment
 if on:
     columns = targets.columns(params.validation_tokens)
     how = bench.method_settings(params, folder=stage.workspace)
-    scored = [scores.score_model(run.folder, setting.train, columns, how) for run in setting.runs]
+    scored = scores.score_models(
+        [run.folder for run in setting.runs], setting.train, columns, how, processes=params.processes
+    )
     found = report.lds_tables(targets, measured, scored, tokens=params.validation_tokens, **intervals)
     for name, table in found.items():
         stage.write_table(name, table)

@@ -17,11 +17,12 @@ from infra_lib.curvature import Factors, fit_factors
 from infra_lib.errors import ParameterError
 from infra_lib.examples import Example
 from infra_lib.influence import target_gradient
+from infra_lib.jobs import run_jobs
 from infra_lib.method.sweeps import scores_along
 from infra_lib.models import Encoded, encode, load_model, load_tokenizer
 from infra_lib.refine import System, conjugate_gradients
 from infra_lib.study import VALIDATION_METHODS
-from infra_lib.trak_scores import trak_scores
+from infra_lib.trak_scores import trak_sweep
 from infra_lib.validation.gradients import CURVED, Key, gradient_scores
 from infra_lib.validation.targets import restricted
 
@@ -142,23 +143,42 @@ def score_model(folder: Path, train: Sequence[Example], columns: Columns, settin
         clock.note("refined")
     if "trak" in settings.methods:
         questions = {str(i): [row] for i, row in enumerate(asked)}
-        for ridge in settings.dampings:
-            with redirect_stderr(io.StringIO()):  # trak's bars, two for each ridge
-                scored = trak_scores(
-                    model,
-                    encoded,
-                    questions,
-                    proj_dim=settings.projections,
-                    ridge=ridge,
-                    pattern=LAYERS[settings.layers],
-                    seed=settings.seed,
-                    **batch,
-                )
-            tables["trak", float(ridge)] = np.column_stack([scored.scores[name] for name in questions])
+        with redirect_stderr(io.StringIO()):  # trak's bars, two for each ridge
+            swept = trak_sweep(
+                model,
+                encoded,
+                questions,
+                settings.dampings,
+                proj_dim=settings.projections,
+                pattern=LAYERS[settings.layers],
+                seed=settings.seed,
+                **batch,
+            )
+        for ridge, found_trak in swept.items():
+            columns_of = [found_trak.scores[name] for name in questions]
+            tables["trak", float(ridge)] = np.column_stack(columns_of)
         clock.note("trak")
     tables |= _simple(model, train, encoded, len(asked), settings, pad)
     clock.note("baselines")
     return ModelScores(tables, whole, clock.seconds)
+
+
+def score_models(
+    folders: Sequence[Path],
+    train: Sequence[Example],
+    columns: Columns,
+    settings: Settings,
+    *,
+    processes: int = 1,
+    progress: bool = True,
+) -> list[ModelScores]:
+    """Return :func:`score_model` of several models, in parallel processes."""
+    jobs = [(folder, tuple(train), columns, settings) for folder in folders]
+    return run_jobs(_score_job, jobs, processes=processes, label="scoring models", progress=progress)
+
+
+def _score_job(job: tuple[Path, Sequence[Example], Columns, Settings]) -> ModelScores:
+    return score_model(*job)
 
 
 def score_choices(
