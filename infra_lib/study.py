@@ -189,6 +189,9 @@ class Study(BaseModel):
     validation_dampings: list[Annotated[float, Field(gt=0)]] = Field(
         [0.01, 0.1, 1.0, 10.0], min_length=1, description="a non-empty list of distinct numbers above 0"
     )
+    validation_refine_dampings: list[Annotated[float, Field(gt=0)]] = Field(
+        [1.0], min_length=1, description="a non-empty list of distinct numbers above 0"
+    )
     validation_refine_passes: int = Field(4, ge=1, le=1000, description="a whole number from 1 to 1000")
     removal_methods: list[ValidationMethod] = Field(
         ["ekfac", "gradcos"], description=f"a list of {', '.join(VALIDATION_METHODS)}; may be empty"
@@ -238,6 +241,7 @@ class Study(BaseModel):
             "refine_dampings",
             "validation_without",
             "validation_dampings",
+            "validation_refine_dampings",
             "removal_methods",
             "removal_fractions",
             "arms",

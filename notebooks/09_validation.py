@@ -30,6 +30,7 @@ validation_tokens: str = "critical"  # tokens that the target counts: whole, cri
 validation_layers: str = "mlp"  # weights that scores see: mlp or all (attention's too)
 validation_without: list = []  # methods that are not judged
 validation_dampings: list = [0.01, 0.1, 1.0, 10.0]  # dampings to choose from
+validation_refine_dampings: list = [1.0]  # dampings of refined EK-FAC, dearer than the others
 validation_refine_passes: int = 4  # passes of conjugate gradients behind refined EK-FAC
 removal_methods: list = ["ekfac", "gradcos"]  # methods whose extremes are removed
 removal_fractions: list = [0.2]  # parts of the examples that are removed
@@ -81,7 +82,7 @@ if on:
     for row in solved.itertuples():
         print(f"{row.domain}: {row.mean:.2f} [{row.low:.2f}, {row.high:.2f}] solved, {row.n} problems")
 else:
-    print(tables.NOT_RUN)
+    print("this study leaves the validation out (validation_subsets: 0)")
 
 # %% [markdown]
 # ## Retraining on random halves

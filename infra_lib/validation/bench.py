@@ -256,6 +256,7 @@ def method_settings(params: Any, **others: Any) -> Settings:
         "methods": [m for m in VALIDATION_METHODS if m not in params.validation_without],
         "dampings": params.validation_dampings,
         "layers": params.validation_layers,
+        "refine_dampings": params.validation_refine_dampings,
         "refine_iterations": params.validation_refine_passes,
         "labels": params.factor_labels,
         "seed": params.seed,

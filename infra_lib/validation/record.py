@@ -46,7 +46,7 @@ KEPT: Mapping[str, tuple[str, ...]] = {
 }
 """Tables that are kept, by stage."""
 
-ABSENT = "not available: the study `full` has not been run, or its record is not here"
+ABSENT = "not available: the study <code>full</code> has no record here"
 
 
 def write_record(root: Path, study: str = STUDY) -> Path:

@@ -66,7 +66,7 @@ class Settings:
         multiples of the mean diagonal of its kernel.
     layers
         ``mlp`` or ``all``.
-    refine_iterations
+    refine_dampings, refine_iterations
         Of conjugate gradients, for ``refined``.
     folder
         Where factors are kept, so that they are fitted once for each model.
@@ -75,6 +75,7 @@ class Settings:
     methods: Sequence[str] = VALIDATION_METHODS
     dampings: Sequence[float] = (0.01, 0.1, 1.0, 10.0)
     layers: str = "mlp"
+    refine_dampings: Sequence[float] = (1.0,)
     refine_iterations: int = 8
     projections: int = 512
     labels: str = "sampled"
@@ -137,7 +138,7 @@ def score_model(folder: Path, train: Sequence[Example], columns: Columns, settin
     tables |= {key: table for key, table in found.items() if key[0] in settings.methods}
     clock.note("gradients")
     if "refined" in settings.methods:
-        for damping in settings.dampings:
+        for damping in settings.refine_dampings:
             for name, values in _refined(model, encoded, asked, factors, columns, damping, settings, pad):
                 whole[name]["refined", float(damping)] = values[:, None]
         clock.note("refined")

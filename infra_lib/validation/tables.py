@@ -11,7 +11,7 @@ from infra_lib.tables import html_table, interval, p_value
 from infra_lib.validation.figures import METHOD_NAMES, in_order
 from infra_lib.validation.report import MEAN
 
-NOT_RUN = "This study leaves the validation out (`validation_subsets: 0`)."
+NOT_RUN = "This study leaves the validation out (<code>validation_subsets: 0</code>)."
 GOAL = 0.5
 """LDS that EK-FAC, or its best refinement, was to reach."""
 
@@ -78,8 +78,8 @@ def verdict(frame: pd.DataFrame, differences: pd.DataFrame, ceiling: pd.DataFram
     reached = "reached" if row["lds"] >= GOAL else "missed"
     within = "above" if row["low"] >= GOAL else "below" if row["high"] < GOAL else "on both sides of"
     text = (
-        f"{METHOD_NAMES[best]} has an LDS of **{shown}** over {int(row['subsets'])} subsets with "
-        f"{int(row['seeds'])} retraining{'s' if row['seeds'] > 1 else ''} each: the goal of {GOAL:g} is "
+        f"{METHOD_NAMES[best]} has an LDS of <strong>{shown}</strong> over {int(row['subsets'])} subsets "
+        f"with {int(row['seeds'])} retraining{'s' if row['seeds'] > 1 else ''} each: the goal of {GOAL:g} is "
         f"{reached}, and the interval lies {within} it."
     )
     if len(ceiling):

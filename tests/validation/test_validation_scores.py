@@ -55,7 +55,7 @@ def test_every_method_scores_every_example(model_folder, splits, tokenizer) -> N
     masks = [
         token_mask(ex.response, encode(tokenizer, ex, end_token=True).offsets, "critical") for ex in responses
     ]
-    settings = Settings(dampings=[0.1, 1e4], refine_iterations=2, projections=8)
+    settings = Settings(dampings=[0.1, 1e4], refine_dampings=[0.1, 1e4], refine_iterations=2, projections=8)
     columns = Columns(responses, masks, {"t": np.full(4, 0.25)})
     found = score_model(model_folder, splits.train[:6], columns, settings)
     assert {key[0] for key in found.on("t")} == set(settings.methods)
