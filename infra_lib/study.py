@@ -192,7 +192,7 @@ class Study(BaseModel):
     validation_refine_dampings: list[Annotated[float, Field(gt=0)]] = Field(
         [1.0], min_length=1, description="a non-empty list of distinct numbers above 0"
     )
-    validation_refine_passes: int = Field(4, ge=1, le=1000, description="a whole number from 1 to 1000")
+    validation_refine_passes: int = Field(2, ge=1, le=1000, description="a whole number from 1 to 1000")
     removal_methods: list[ValidationMethod] = Field(
         ["ekfac", "gradcos"], description=f"a list of {', '.join(VALIDATION_METHODS)}; may be empty"
     )
