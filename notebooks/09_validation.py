@@ -128,7 +128,7 @@ if on:
     scored = scores.score_models(
         [run.folder for run in setting.runs], setting.train, columns, how, processes=params.processes
     )
-    found = report.lds_tables(targets, measured, scored, tokens=params.validation_tokens, **intervals)
+    found = report.both_units(targets, measured, scored, tokens=params.validation_tokens, **intervals)
     for name, table in found.items():
         stage.write_table(name, table)
     for model in scored:
@@ -139,10 +139,15 @@ if on:
 #
 # A method with a damping gets it from one half of the subsets and is judged on the other, both
 # ways. Intervals draw subsets and target responses anew, the same for all methods.
+#
+# Two units are reported. The first figure takes a target as one number, the mean over its responses;
+# a few responses whose log-likelihood changes much can decide it. The second takes the LDS of each
+# response by itself and averages, as the score is defined for single outputs.
 
 # %%
 if on:
-    held = found["lds"][found["lds"]["selection"] == "held out"]
+    tuned = found["lds"][found["lds"]["selection"] == "held out"]
+    held, each = (tuned[tuned["unit"] == unit] for unit in ("target", "response"))
     shown = stage.write_figure(
         "lds",
         figures.lds(held, ceiling),
@@ -160,6 +165,23 @@ else:
 shown
 
 # %%
+if on:
+    shown = stage.write_figure(
+        "lds_each",
+        figures.lds(each, ceiling.iloc[:0]),
+        data=each,
+        alt="Linear datamodeling score of single responses, averaged, for each method with intervals. "
+        + "; ".join(
+            f"{figures.METHOD_NAMES[r.method]} {r.lds:.2f}"
+            for r in each[each["target"] == report.MEAN].itertuples()
+        ),
+        caption=f"LDS of single responses, averaged, over the same {params.validation_subsets} halves, with {params.confidence:.0%} intervals. Refined directions exist for whole targets alone.",
+    )
+else:
+    shown = stage.write_fragment("lds_each", tables.NOT_RUN)
+shown
+
+# %%
 verdict = tables.verdict(found["lds"], found["differences"], ceiling) if on else tables.NOT_RUN
 stage.write_fragment("verdict", verdict)
 
@@ -173,7 +195,7 @@ stage.write_fragment("differences", tables.differences_table(found["differences"
 
 # %%
 if on:
-    fixed = found["lds"][found["lds"]["selection"] == "fixed"]
+    fixed = found["lds"].query("selection == 'fixed' and unit == 'target'")
     shown = stage.write_figure(
         "dampings",
         figures.dampings(fixed),

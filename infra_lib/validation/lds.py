@@ -102,7 +102,9 @@ def draw(subsets: int, weights: np.ndarray, *, samples: int = 1000, folds: int =
     return Draws(parts, drawn, np.column_stack([weights, resampled]))
 
 
-def fold_scores(predicted: np.ndarray, measured: np.ndarray, draws: Draws) -> np.ndarray:
+def fold_scores(
+    predicted: np.ndarray, measured: np.ndarray, draws: Draws, *, each: bool = False
+) -> np.ndarray:
     """Return the LDS of each half and resample [halves, 1 + samples]; the first column is not resampled.
 
     Parameters
@@ -110,7 +112,13 @@ def fold_scores(predicted: np.ndarray, measured: np.ndarray, draws: Draws) -> np
     predicted, measured
         g and f, [subsets, target examples] each. ``predicted`` may have one column: scores on the target
         as a whole, which stay as they are when target examples are drawn again.
+    each
+        Take the LDS of every target example by itself and return its mean (as Park et al. define it),
+        where otherwise the target is one number, the mean of its examples, in which a few with large
+        changes can outweigh all others.
     """
+    if each:
+        return _mean_of_each(predicted, measured, draws)
     actual = measured @ draws.weights  # [subsets, 1 + samples]
     whole = predicted.shape[1] == 1
     guess = np.broadcast_to(predicted, actual.shape) if whole else predicted @ draws.weights
@@ -122,12 +130,28 @@ def fold_scores(predicted: np.ndarray, measured: np.ndarray, draws: Draws) -> np
     )
 
 
+def _mean_of_each(predicted: np.ndarray, measured: np.ndarray, draws: Draws) -> np.ndarray:
+    counted = np.flatnonzero(draws.weights[:, 0])
+    weights = draws.weights[counted]
+    found = []
+    for rows in draws.subsets:
+        own = np.stack([spearman(predicted[:, i][rows], measured[:, i][rows]) for i in counted])
+        spread = np.isfinite(own)
+        found.append((np.where(spread, own, 0) * weights).sum(0) / (spread * weights).sum(0))
+    return np.stack(found)
+
+
 def sampled_scores(
-    scores: Scores, membership: np.ndarray, measured: np.ndarray, draws: Draws
+    scores: Scores, membership: np.ndarray, measured: np.ndarray, draws: Draws, *, each: bool = False
 ) -> dict[Key, np.ndarray]:
-    """Return each method's and damping's LDS in each half and resample: [halves, 1 + samples]."""
+    """Return each method's and damping's LDS in each half and resample: [halves, 1 + samples].
+
+    With ``each`` (see :func:`fold_scores`), methods that score whole targets alone are left out.
+    """
     return {
-        key: fold_scores(group_effects(membership, table), measured, draws) for key, table in scores.items()
+        key: fold_scores(group_effects(membership, table), measured, draws, each=each)
+        for key, table in scores.items()
+        if not (each and table.shape[1] < measured.shape[1])
     }
 
 

@@ -109,7 +109,7 @@ class Record:
 def fragments(root: Path, results: Path) -> dict[str, str]:
     """Return the fragments of ``book/validation.md`` that show the record; figures go below ``results``."""
     names = (
-        "badge", "verdict", "lds", "lds_table", "ceiling", "differences", "dampings", "choice", "removal",
+        "badge", "verdict", "lds", "lds_table", "lds_each", "ceiling", "differences", "dampings", "choice", "removal",
         "brittleness", "arms",
     )  # fmt: skip
     if not (root / "records" / STUDY).is_dir():
@@ -118,8 +118,9 @@ def fragments(root: Path, results: Path) -> dict[str, str]:
     stage = "09_validation"
     lds, ceiling = record.table(stage, "lds"), record.table(stage, "ceiling")
     differences = record.table(stage, "differences")
-    held = lds[lds["selection"] == "held out"]
-    fixed = lds[lds["selection"] == "fixed"]
+    held = lds[(lds["selection"] == "held out") & (lds["unit"] == "target")]
+    each = lds[(lds["selection"] == "held out") & (lds["unit"] == "response")]
+    fixed = lds[(lds["selection"] == "fixed") & (lds["unit"] == "target")]
     choice, removal = record.table(stage, "choice"), record.table(stage, "removal")
     arms = record.table("05_reweighting_arms", "arms")
     subsets = f"{int(held['subsets'].max())} subsets, {int(held['seeds'].max())} retrainings each"
@@ -141,6 +142,13 @@ def fragments(root: Path, results: Path) -> dict[str, str]:
             held,
             f"LDS of each method with intervals and the noise ceiling. Mean of targets: {spoken}.",
             f"LDS with intervals, {subsets}. Dashed: the noise ceiling with its interval.",
+        ),
+        "lds_each": drawn(
+            "lds_each",
+            figures.lds(each, ceiling.iloc[:0]),
+            each,
+            "LDS of single responses, averaged, of each method with intervals.",
+            f"LDS of single responses, averaged, with intervals, {subsets}.",
         ),
         "lds_table": tables.lds_table(lds),
         "ceiling": tables.ceiling_table(ceiling),

@@ -60,6 +60,7 @@ def lds_tables(
     models: Sequence[ModelScores],
     *,
     tokens: str,
+    each: bool = False,
     samples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -72,15 +73,18 @@ def lds_tables(
         Scores of each model on the reference responses; they are averaged.
     tokens
         The choice of tokens that the scores are of, and that is measured.
+    each
+        Judge every response by itself and average, see :func:`infra_lib.validation.lds.fold_scores`.
 
     Returns
     -------
     dict
-        ``lds``: method, target (a domain, or the mean over them), selection (``fixed``: this damping on all
-        subsets; ``held out``: tuned on one half and read on the other, both ways), damping (NaN where there
-        is none, or where the halves chose different ones), dampings (of each half, as text), lds, low, high,
-        subsets, seeds, models, responses. ``differences``: the held-out LDS of EK-FAC, or of its refinement,
-        minus each other method's, paired. ``single``: held-out LDS of each model alone.
+        All with unit (``response`` with ``each``, else ``target``). ``lds``: method, target (a domain, or
+        the mean over them), selection (``fixed``: this damping on all subsets; ``held out``: tuned on one
+        half and read on the other, both ways), damping (NaN where there is none, or where the halves chose
+        different ones), dampings (of each half, as text), lds, low, high, subsets, seeds, models,
+        responses. ``differences``: the held-out LDS of EK-FAC, or of its refinement, minus each other
+        method's, paired. ``single``: held-out LDS of each model alone.
     """
     params = targets.bench.params
     membership, seeds = targets.bench.membership, params.validation_seeds
@@ -98,7 +102,10 @@ def lds_tables(
     def sampled(
         some: Sequence[ModelScores], draws: Mapping[str, lds.Draws]
     ) -> dict[str, dict[Key, np.ndarray]]:
-        found = {d: lds.sampled_scores(mean_scores(some, d), membership, values, draws[d]) for d in shares}
+        found = {
+            d: lds.sampled_scores(mean_scores(some, d), membership, values, draws[d], each=each)
+            for d in shares
+        }
         keys = list(next(iter(found.values())))
         return found | {MEAN: {key: np.mean([found[d][key] for d in shares], axis=0) for key in keys}}
 
@@ -149,11 +156,33 @@ def lds_tables(
         for reference in ("ekfac", "refined")
         if reference in by_method
     ]
-    return {
+    tables = {
         "lds": pd.DataFrame(table),
         "differences": pd.concat(gaps, ignore_index=True) if gaps else pd.DataFrame(),
         "single": pd.DataFrame(single),
     }
+    unit = "response" if each else "target"
+    return {name: frame.assign(unit=unit) for name, frame in tables.items()}
+
+
+def both_units(
+    targets: Targets,
+    measured: Measured,
+    models: Sequence[ModelScores],
+    *,
+    tokens: str,
+    samples: int,
+    **more: Any,
+) -> dict[str, pd.DataFrame]:
+    """Return the tables of :func:`lds_tables` for whole targets and for each response, one above the other.
+
+    The second takes a quarter of the resamples, since it costs as much as there are responses.
+    """
+    whole = lds_tables(targets, measured, models, tokens=tokens, samples=samples, **more)
+    alone = lds_tables(
+        targets, measured, models, tokens=tokens, each=True, samples=max(100, samples // 4), **more
+    )
+    return {name: pd.concat([whole[name], alone[name]], ignore_index=True) for name in whole}
 
 
 def ceiling_table(
@@ -393,7 +422,9 @@ def tuned_keys(table: pd.DataFrame) -> dict[str, Key]:
     table
         ``lds`` of :func:`lds_tables`.
     """
-    fixed = table[(table["selection"] == "fixed") & (table["target"] == MEAN)].set_index("method")
+    fixed = table[
+        (table["selection"] == "fixed") & (table["target"] == MEAN) & (table["unit"] == "target")
+    ].set_index("method")
     keys: dict[str, Key] = {}
     for method in fixed.index.unique():
         own = fixed.loc[[method]]

@@ -16,8 +16,18 @@ GOAL = 0.5
 """LDS that EK-FAC, or its best refinement, was to reach."""
 
 
+UNITS = {"response": "of single responses, averaged", "target": "of the mean of all responses"}
+"""Two ways to read an LDS, in words."""
+
+
 def lds_table(frame: pd.DataFrame) -> str:
-    """Return held-out LDS by method and target with intervals; dampings beside them."""
+    """Return held-out LDS by method and target with intervals, for both units."""
+    return "\n\n".join(
+        f"<p>LDS {words}:</p>\n\n" + _lds_table(frame[frame["unit"] == unit]) for unit, words in UNITS.items()
+    )
+
+
+def _lds_table(frame: pd.DataFrame) -> str:
     held = frame[frame["selection"] == "held out"]
     targets = sorted(held["target"].unique(), key=lambda t: (t == MEAN, t), reverse=True)
     cells = {(row.method, row.target): row for row in each_row(held)}
@@ -57,16 +67,32 @@ def differences_table(frame: pd.DataFrame) -> str:
     """Return paired differences of the LDS, the mean over targets."""
     rows = [
         [
+            f"LDS {UNITS[row.unit]}",
             f"{METHOD_NAMES[row.reference]} − {METHOD_NAMES[row.method]}",
             interval(row.difference, row.low, row.high, digits=2, signed=True),
             p_value(row.p_value),
         ]
         for row in each_row(frame[frame["target"] == MEAN])
     ]
-    return html_table(["difference of the LDS", "mean of targets", "p"], rows, label="Differences of the LDS")
+    heads = ["unit", "difference of the LDS", "mean of targets", "p"]
+    return html_table(heads, rows, left=2, label="Differences of the LDS")
 
 
 def verdict(frame: pd.DataFrame, differences: pd.DataFrame, ceiling: pd.DataFrame) -> str:
+    """Say of both units what :func:`_verdict` says."""
+    return "\n\n".join(
+        f"<p>LDS {words}. "
+        + _verdict(
+            frame[frame["unit"] == unit],
+            differences[differences["unit"] == unit],
+            ceiling if unit == "target" else pd.DataFrame(),
+        )
+        + "</p>"
+        for unit, words in UNITS.items()
+    )
+
+
+def _verdict(frame: pd.DataFrame, differences: pd.DataFrame, ceiling: pd.DataFrame) -> str:
     """Say whether the goal was reached, which methods are told apart, and how wide the interval is."""
     held = frame[(frame["selection"] == "held out") & (frame["target"] == MEAN)].set_index("method")
     ours = [method for method in ("ekfac", "refined") if method in held.index]

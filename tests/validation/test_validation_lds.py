@@ -69,6 +69,29 @@ def test_exact_influence_scores_near_one_and_shuffled_influence_near_zero(ridge)
     assert gap.loc[0, "p_value"] < 0.05
 
 
+def test_each_response_alone_is_the_mean_of_their_scores(ridge) -> None:
+    model, membership, measured = ridge
+    predicted = lds.group_effects(membership, model.influence())
+    draws = lds.draw(len(membership), np.full(12, 1 / 12), samples=20)
+    found = lds.fold_scores(predicted, measured, draws, each=True)
+    half = draws.folds[0]
+    expected = np.mean([spearmanr(predicted[half, i], measured[half, i]).statistic for i in range(12)])
+    assert found[0, 0] == pytest.approx(expected)
+    assert found.shape == (2, 21)
+    whole = {("ekfac", None): model.influence(), ("refined", None): model.influence()[:, :1]}
+    assert set(lds.sampled_scores(whole, membership, measured, draws, each=True)) == {("ekfac", None)}
+
+
+def test_one_wild_response_decides_the_mean_target_and_not_the_mean_of_each(ridge) -> None:
+    model, membership, measured = ridge
+    wild, scores = measured.copy(), model.influence()
+    wild[:, 0] = 1e4 * np.random.default_rng(0).standard_normal(len(wild))
+    draws = lds.draw(len(membership), np.full(12, 1 / 12), samples=1)
+    predicted = lds.group_effects(membership, scores)
+    assert lds.fold_scores(predicted, wild, draws).mean(axis=0)[0] < 0.4
+    assert lds.fold_scores(predicted, wild, draws, each=True).mean(axis=0)[0] > 0.6
+
+
 def test_the_sign_counts(ridge) -> None:
     model, membership, measured = ridge
     found = _score({("wrong way", None): -model.influence()}, membership, measured)

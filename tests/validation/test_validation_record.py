@@ -23,6 +23,7 @@ def lds_frame(lds: float = 0.7) -> pd.DataFrame:
             "method": method,
             "target": target,
             "selection": selection,
+            "unit": unit,
             "damping": 0.1 if method in ("ekfac", "kfac", "diagonal", "refined", "trak") else np.nan,
             "dampings": "0.1, 1",
             "lds": lds - 0.05 * number,
@@ -33,6 +34,7 @@ def lds_frame(lds: float = 0.7) -> pd.DataFrame:
             "models": 4,
             "responses": 120,
         }
+        for unit in ("target", "response")
         for selection in ("held out", "fixed")
         for target in TARGETS
         for number, method in enumerate(VALIDATION_METHODS)
@@ -43,7 +45,8 @@ def lds_frame(lds: float = 0.7) -> pd.DataFrame:
 def differences_frame(low: float = 0.02) -> pd.DataFrame:
     rows = [
         {"method": m, "difference": low + 0.1, "low": low, "high": low + 0.2, "p_value": 0.01}
-        | {"reference": "ekfac", "target": target}
+        | {"reference": "ekfac", "target": target, "unit": unit}
+        for unit in ("target", "response")
         for target in TARGETS
         for m in ("gradcos", "graddot", "trak")
     ]

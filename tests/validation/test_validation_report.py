@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from test_validation_lds import Ridge
 
+from infra_lib import style
 from infra_lib.examples import Example
 from infra_lib.validation import figures, report
 from infra_lib.validation.bench import Targets
@@ -177,8 +178,13 @@ def test_choices_are_judged_on_their_own_target_and_on_a_common_one(world, model
 def test_figures_draw_what_the_tables_hold(world, models, found) -> None:
     held = found["lds"][found["lds"]["selection"] == "held out"]
     ceiling = report.ceiling_table(world.targets, world.measured, tokens="critical", samples=20)
+    style.apply()
     drawn = figures.lds(held, ceiling)
-    assert [axes.get_title() for axes in drawn.axes] == ["mean of targets", "on mathematics", "on code"]
+    assert [axes.get_title(loc="left") for axes in drawn.axes] == [
+        "mean of targets",
+        "on mathematics",
+        "on code",
+    ]
     assert [text.get_text() for text in drawn.axes[0].get_yticklabels()] == [
         "EK-FAC", "refined EK-FAC", "gradient cosine",
     ]  # fmt: skip
