@@ -109,8 +109,8 @@ class Record:
 def fragments(root: Path, results: Path) -> dict[str, str]:
     """Return the fragments of ``book/validation.md`` that show the record; figures go below ``results``."""
     names = (
-        "badge", "verdict", "lds", "lds_table", "lds_each", "ceiling", "differences", "dampings", "choice", "removal",
-        "brittleness", "arms",
+        "badge", "verdict", "lds", "lds_table", "lds_each", "ceiling", "differences", "dampings", "choice",
+        "removal", "brittleness", "arms",
     )  # fmt: skip
     if not (root / "records" / STUDY).is_dir():
         return {f"full_{name}": ABSENT for name in names}
