@@ -139,20 +139,21 @@ def numbers_beside(arms: pd.DataFrame, origin: str) -> str:
         known = {(r.model, r.benchmark, r.arm): r for r in each_row(group)}
         rows = [
             [
-                tables.badge("reported"),
-                f"{tables.escape(model)} · {tables.escape(benchmark)}",
+                f"{tables.escape(model)} · {tables.escape(benchmark)}<br>{tables.badge('reported')}",
                 *(_reported(known.get((model, benchmark, arm))) for arm in columns),
             ]
             for model, benchmark in dict.fromkeys((r.model, r.benchmark) for r in each_row(group))
         ]
         for domain in dict.fromkeys(MEASURED_AS[name] for name in group["benchmark"]):
             cells = [_ours(ours.get((ARM_OF[arm], domain)), origin) for arm in columns]
-            rows.append([tables.badge("computed", origin), f"this study · {tables.named(domain)}", *cells])
+            rows.append(
+                [f"this study · {tables.named(domain)}<br>{tables.badge('computed', origin)}", *cells]
+            )
         name = str(experiment)
-        headers = ["", "model · exam", *(ARM_HEADERS.get(arm, arm) for arm in columns)]
+        headers = ["model · exam", *(ARM_HEADERS.get(arm, arm) for arm in columns)]
         parts.append(
             f"### {name.capitalize()}\n\n"
-            + tables.html_table(headers, rows, left=2, label=name, stacked=True)
+            + tables.html_table(headers, rows, left=1, label=name, stacked=True)
         )
     return "\n".join(parts)
 

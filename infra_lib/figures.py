@@ -245,15 +245,15 @@ def verdicts(frame: pd.DataFrame) -> Figure:
         for at, row in enumerate(each_row(part)):
             colour, marker = style.VERDICT_COLOURS[row.verdict], style.VERDICT_MARKERS[row.verdict]
             side = 1 if row.direction == "up" else -1
-            axes.text(-reach, at - 0.3, f"{row.test}  {row.says}", fontsize=8.5, va="center")
-            axes.plot([0, 0], [at - 0.1, at + 0.4], color=style.INK, linewidth=1)
-            axes.plot([-reach, reach], [at + 0.15] * 2, color=style.LINES, linewidth=0.8, zorder=0)
+            axes.text(-reach, at - 0.32, f"{row.test}  {row.says}", fontsize=8.5, va="center")
+            axes.plot([0, 0], [at, at + 0.36], color=style.INK, linewidth=1)
+            axes.plot([-reach, reach], [at + 0.18] * 2, color=style.LINES, linewidth=0.8, zorder=0)
             axes.plot(
-                [row.low, row.high], [at + 0.15] * 2, color=colour, solid_capstyle="butt", linewidth=2.5
+                [row.low, row.high], [at + 0.18] * 2, color=colour, solid_capstyle="butt", linewidth=2.5
             )
-            axes.plot(row.mean, at + 0.15, marker, color=colour, markersize=6.5)
+            axes.plot(row.mean, at + 0.18, marker, color=colour, markersize=6.5)
             axes.plot(
-                1.04 * side * reach, at + 0.15, ">" if side > 0 else "<", color=style.INK, markersize=4.5
+                1.04 * side * reach, at + 0.18, ">" if side > 0 else "<", color=style.INK, markersize=4.5
             )
         axes.set(ylim=(len(part) - 0.4, -0.6), xlim=(-1.08 * reach, 1.08 * reach), yticks=[])
         axes.set_xlabel(style.UNITS.get(unit, unit), fontsize=8.5)

@@ -364,7 +364,7 @@ def claims_table(frame: pd.DataFrame, origin: str = "") -> str:
         number = escape(r.reported) if r.reported else f"number {NOT_AVAILABLE}"
         reported = f"{tip(number, r.mark_says)}<br><small>{direction_word(r.direction)}</small>"
         rows.append([str(r.test), escape(r.says), reported, measured, verdict_tag(r.verdict)])
-    headers = ["", "effect", "reported by the paper", "measured in this build", "verdict"]
+    headers = ["test", "effect", "reported by the paper", "measured in this build", "verdict"]
     return html_table(headers, rows, left=5, label="Reported beside measured", stacked=True)
 
 
