@@ -47,7 +47,7 @@ def length_by_difficulty(frame: pd.DataFrame) -> Figure:
 @style.drawn
 def loss_curves(frame: pd.DataFrame) -> Figure:
     """Draw training losses. Columns: tokens, loss, base_seed."""
-    figure, axes = plt.subplots(figsize=(6.6, 3.2))
+    figure, axes = plt.subplots(figsize=(6.0, 3.2))
     for dash, (seed, rows) in zip(("-", "--", ":", "-."), frame.groupby("base_seed"), strict=False):
         axes.plot(rows["tokens"] / 1e6, rows["loss"], dash, label=f"base {seed}")
     axes.set(xlabel="million tokens seen", ylabel="loss (nats per token)", yscale="log")
@@ -81,7 +81,7 @@ def accuracy_by_difficulty(frame: pd.DataFrame) -> Figure:
 def influence_heatmap(frame: pd.DataFrame) -> Figure:
     """Draw mean influence of groups. Columns: target, domain, difficulty, mean."""
     targets = sorted(frame["target"].unique(), reverse=True)
-    figure, panels = plt.subplots(1, len(targets), figsize=(6.8, 2.6), squeeze=False)
+    figure, panels = plt.subplots(1, len(targets), figsize=(6.0, 2.6), squeeze=False)
     bound = float(frame["mean"].abs().max()) or 1.0
     for axes, target in zip(panels[0], targets, strict=True):
         table = frame[frame["target"] == target].pivot(index="domain", columns="difficulty", values="mean")
@@ -113,7 +113,7 @@ def influence_heatmap(frame: pd.DataFrame) -> Figure:
 def influence_forest(frame: pd.DataFrame) -> Figure:
     """Draw mean influence with intervals. Columns: target, domain, difficulty, mean, low, high."""
     targets = sorted(frame["target"].unique(), reverse=True)
-    figure, panels = plt.subplots(1, len(targets), figsize=(6.8, 3.6), sharey=True, squeeze=False)
+    figure, panels = plt.subplots(1, len(targets), figsize=(6.0, 3.6), sharey=True, squeeze=False)
     for axes, target in zip(panels[0], targets, strict=True):
         part = frame[frame["target"] == target]
         for shift, (domain, rows) in zip((-0.12, 0.12), part.groupby("domain", sort=False), strict=False):
@@ -141,7 +141,7 @@ def arm_composition(frame: pd.DataFrame) -> Figure:
     domains = sorted(frame["domain"].unique(), reverse=True)
     arms = style.in_order(frame["arm"])
     figure, panels = plt.subplots(
-        1, len(domains), figsize=(6.8, 1.3 + 0.42 * len(arms)), sharey=True, squeeze=False
+        1, len(domains), figsize=(6.0, 1.3 + 0.42 * len(arms)), sharey=True, squeeze=False
     )
     levels = sorted(frame["difficulty"].unique())
     shades = sns.color_palette("viridis", len(levels))
@@ -168,7 +168,7 @@ def arms(frame: pd.DataFrame) -> Figure:
     """Draw accuracy of arms with intervals. Columns: arm, domain, mean, low, high."""
     domains = sorted(frame["domain"].unique(), reverse=True)
     names = style.in_order(frame["arm"])
-    figure, panels = plt.subplots(1, len(domains), figsize=(6.8, 3.2), sharey=True, squeeze=False)
+    figure, panels = plt.subplots(1, len(domains), figsize=(6.0, 3.2), sharey=True, squeeze=False)
     for axes, domain in zip(panels[0], domains, strict=True):
         rows = frame[frame["domain"] == domain].set_index("arm").loc[names].reset_index()
         for position, row in rows.iterrows():
@@ -198,7 +198,7 @@ def paired_differences(frame: pd.DataFrame) -> Figure:
 def effects(frame: pd.DataFrame, *, unit: str, labels: Sequence[str] | None = None) -> Figure:
     """Draw a forest plot, one row per label. Columns: label, domain, mean, low, high."""
     names = list(labels or dict.fromkeys(frame["label"]))
-    figure, axes = plt.subplots(figsize=(6.8, 1.2 + 0.62 * len(names)))
+    figure, axes = plt.subplots(figsize=(6.0, 1.2 + 0.62 * len(names)))
     domains = sorted(frame["domain"].unique(), reverse=True)
     for shift, domain in zip((-0.13, 0.13), domains, strict=False):
         rows = frame[frame["domain"] == domain]
@@ -283,7 +283,7 @@ def arms_by_difficulty(frame: pd.DataFrame) -> Figure:
     """Draw accuracy of arms against difficulty. Columns: arm, domain, difficulty, mean, low, high."""
     domains = sorted(frame["domain"].unique(), reverse=True)
     names = style.in_order(frame["arm"])
-    figure, panels = plt.subplots(1, len(domains), figsize=(6.8, 3.6), sharey=True, squeeze=False)
+    figure, panels = plt.subplots(1, len(domains), figsize=(6.0, 3.6), sharey=True, squeeze=False)
     for axes, domain in zip(panels[0], domains, strict=True):
         for k, name in enumerate(names):
             rows = frame[(frame["domain"] == domain) & (frame["arm"] == name)]

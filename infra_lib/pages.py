@@ -171,7 +171,7 @@ def parameters(root: Path) -> str:
                 ]
             )
     headers = ["parameter", "default", "meaning", "it must be", "notebook"]
-    return tables.html_table(headers, rows, left=4, label="Parameters")
+    return tables.html_table(headers, rows, left=4, label="Parameters", stacked=True)
 
 
 def by_hand(root: Path) -> str:

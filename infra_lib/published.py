@@ -39,20 +39,25 @@ def published_notebook(root: Path, stage: str, path: Path) -> str:
     }
     for number, cell in enumerate(notebook["cells"], start=1):
         cell["metadata"] = {"tags": cell["metadata"].get("tags", [])}
-        if _is_preparation(cell):
+        if prompt := _preparation(cell):
             cell["metadata"]["tags"].append("hide-input")
+            cell["metadata"]["mystnb"] = {"code_prompt_show": prompt, "code_prompt_hide": prompt}
         if "outputs" in cell:
             shown = [_shown(path, number, output) for output in cell["outputs"]]
             cell["outputs"] = [output for output in shown if output is not None]
     return json.dumps(notebook, indent=1, ensure_ascii=False).replace(f"{root}/", "") + "\n"
 
 
-def _is_preparation(cell: dict[str, Any]) -> bool:
-    """Return whether a cell holds parameters or imports, which a page folds away."""
+def _preparation(cell: dict[str, Any]) -> str | None:
+    """Return under which words a page folds a cell away: parameters and imports; None for the others."""
     tags = cell["metadata"]["tags"]
-    return bool({"parameters", "injected-parameters"} & set(tags)) or (
-        cell["cell_type"] == "code" and not cell.get("outputs") and "open_stage(" in _joined(cell["source"])
-    )
+    if "parameters" in tags:
+        return "The parameters, with their defaults"
+    if "injected-parameters" in tags:
+        return "The parameters of this study"
+    if cell["cell_type"] == "code" and not cell.get("outputs") and "open_stage(" in _joined(cell["source"]):
+        return "The imports"
+    return None
 
 
 def _shown(path: Path, number: int, output: dict[str, Any]) -> dict[str, Any] | None:

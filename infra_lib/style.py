@@ -44,7 +44,7 @@ DIVERGING = "PuOr_r"
 NAMES = {"math": "mathematics", "code": "code", "hard_hard": "hard–hard", "easy_easy": "easy–easy"}
 
 _SETTINGS: dict[str, Any] = {
-    "figure.figsize": (6.6, 3.6),
+    "figure.figsize": (6.0, 3.5),
     "figure.facecolor": "none",
     "figure.constrained_layout.use": True,
     "axes.facecolor": "none",

@@ -3,7 +3,6 @@ document.addEventListener("DOMContentLoaded", () => {
   const place = (tip) => {
     const note = tip.querySelector(".tip-text");
     const at = tip.getBoundingClientRect();
-    tip.classList.remove("dismissed");
     note.style.right = note.style.bottom = "auto";
     const width = Math.min(320, window.innerWidth - 16);
     note.style.maxWidth = `${width}px`;
@@ -12,9 +11,13 @@ document.addEventListener("DOMContentLoaded", () => {
     const height = note.offsetHeight;
     note.style.top = `${below + height > window.innerHeight ? Math.max(8, at.top - height - 6) : below}px`;
   };
+  const open = (event) => {
+    event.currentTarget.classList.remove("dismissed");
+    place(event.currentTarget);
+  };
   for (const tip of document.querySelectorAll(".tip")) {
-    tip.addEventListener("mouseenter", () => place(tip));
-    tip.addEventListener("focus", () => place(tip));
+    tip.addEventListener("mouseenter", open);
+    tip.addEventListener("focus", open);
   }
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;

@@ -5,7 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +17,7 @@ import pytest
 from book_browser import IN_BROWSER
 from bs4 import BeautifulSoup
 
+from infra_lib.checksums import write_manifest
 from infra_lib.layout import STAGES
 from infra_lib.paper import load_paper
 
@@ -63,8 +68,9 @@ def test_every_icon_is_drawn_and_its_button_has_a_name(browser, address, html) -
     page = browser.new_page()
     page.goto(f"{address}/results/05_reweighting_arms.html")
     icons = page.evaluate(
-        """[...document.querySelectorAll('i[class*="fa-"], span[class*="fa-"]')].map(e => [
-             e.className, getComputedStyle(e, '::before').content, getComputedStyle(e, '::before').fontFamily])"""
+        """[...document.querySelectorAll('i[class*="fa-"], span[class*="fa-"]')].map(e => {
+             const drawn = getComputedStyle(e, '::before');
+             return [e.className, drawn.content, drawn.fontFamily]; })"""
     )
     assert len(icons) >= 8
     for classes, content, family in icons:
@@ -221,3 +227,63 @@ def test_without_an_address_nothing_is_launched(html) -> None:
     text = (html / "results" / "05_reweighting_arms.html").read_text(encoding="utf-8")
     assert "mybinder.org" not in text
     assert "colab" not in text
+
+
+# --- Where the project is public ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def public(root, smoke, html, tmp_path_factory) -> Path:
+    """One notebook's page and a first page, built as a project with public addresses builds them."""
+    folder = tmp_path_factory.mktemp("public")
+    shutil.copy2(root / "_config.yml", folder)
+    for name in ("_ext", "_static"):
+        shutil.copytree(root / "book" / name, folder / "book" / name)
+    shutil.copy2(root / "book" / "references.bib", folder / "book")
+    results = folder / "book" / "results"
+    gathered = smoke.folder / "book" / "results"
+    shutil.copytree(gathered / "figures" / "02_base_model", results / "figures" / "02_base_model")
+    shutil.copytree(gathered / "data" / "02_base_model", results / "data" / "02_base_model")
+    shutil.copytree(gathered / "generated", results / "generated")
+    shutil.copy2(gathered / "02_base_model.ipynb", results)
+    write_manifest(results)
+    (folder / "book" / "index.md").write_text("# First\n\nA page.\n", encoding="utf-8")
+    toc = "format: jb-book\nroot: index\nchapters:\n  - file: results/02_base_model\n"
+    (folder / "book" / "_toc.yml").write_text(toc, encoding="utf-8")
+    return folder
+
+
+def build(folder: Path, **addresses: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", "book"]
+    command += ["--config", "_config.yml", "--path-output", ".", "--all", "-W", "-n", "--keep-going"]
+    environment = {**os.environ, **addresses}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def test_with_an_address_notebooks_are_launched_and_the_card_has_a_whole_address(public) -> None:
+    done = build(
+        public,
+        INFRA_REPOSITORY_URL="https://github.com/someone/project/",
+        INFRA_BOOK_URL="https://example.org/book",
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    page = soup(public / "_build" / "html", "results/02_base_model.html")
+    links = [a["href"] for a in page.select(".dropdown-launch-buttons a")]
+    path = "book/results/02_base_model.ipynb"
+    assert links == [
+        f"https://mybinder.org/v2/gh/someone/project/notebooks?urlpath=lab/tree/{path}",
+        f"https://colab.research.google.com/github/someone/project/blob/notebooks/{path}",
+    ]
+    told = {m["property"]: m["content"] for m in page.head.select("meta[property]")}
+    assert told["og:image"] == "https://example.org/book/_static/card.png"
+    assert told["og:url"] == "https://example.org/book/results/02_base_model.html"
+    first = soup(public / "_build" / "html", "index.html")
+    assert not first.select(".dropdown-launch-buttons")  # a page that is no notebook
+
+
+def test_a_wrong_address_is_named(public) -> None:
+    done = build(public, INFRA_REPOSITORY_URL="someone/project")
+    assert done.returncode != 0
+    assert "infra_repository_url is 'someone/project'" in done.stderr + done.stdout
