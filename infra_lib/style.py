@@ -19,7 +19,7 @@ import matplotlib as mpl
 import pandas as pd
 
 from infra_lib.files import write_json, write_text
-from infra_lib.markup import attribute, escape
+from infra_lib.markup import attribute, escape, visible
 
 INK, LINES = "#24292e", "#c9d1d9"
 PAGE_INKS = {INK: "currentColor", LINES: "var(--pst-color-border, #c9d1d9)"}
@@ -167,8 +167,8 @@ def save_figure(
         "identifier": identifier,
         "stage": stage,
         "name": name,
-        "alt": alt,
-        "caption": caption,
+        "alt": visible(alt),
+        "caption": visible(caption),
         "function": getattr(figure, _DRAWN_BY, None),
         "page": page or f"/results/{stage}",
         "results": results,

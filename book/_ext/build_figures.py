@@ -55,7 +55,8 @@ class BuildFigure(SphinxDirective):
         drawing = markup[markup.index("<svg") : markup.index("<figcaption>")]
         figure = nodes.figure(classes=["infra-figure"])
         figure += nodes.raw("", f'<div class="drawing">{drawing}</div>', format="html")
-        figure += nodes.caption(record["caption"], "", nodes.Text(record["caption"]))
+        caption = nodes.Text(record["caption"])
+        figure += nodes.caption("", "", caption, support_smartquotes=False)  # as it was written
         self.set_source_info(figure)
         self.add_name(figure)
         return [figure, links(record, self.env)]
