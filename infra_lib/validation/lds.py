@@ -137,7 +137,8 @@ def _mean_of_each(predicted: np.ndarray, measured: np.ndarray, draws: Draws) -> 
     for rows in draws.subsets:
         own = np.stack([spearman(predicted[:, i][rows], measured[:, i][rows]) for i in counted])
         spread = np.isfinite(own)
-        found.append((np.where(spread, own, 0) * weights).sum(0) / (spread * weights).sum(0))
+        with np.errstate(invalid="ignore"):  # NaN where no response has any spread
+            found.append((np.where(spread, own, 0) * weights).sum(0) / (spread * weights).sum(0))
     return np.stack(found)
 
 
