@@ -54,6 +54,7 @@ def _target_name(target: object) -> str:
     return "mean of targets" if target == MEAN else f"on {style.name_of(target)}"
 
 
+@style.drawn
 def lds(frame: pd.DataFrame, ceiling: pd.DataFrame) -> Figure:
     """Draw the LDS of each method with its interval, and the noise ceiling.
 
@@ -82,6 +83,7 @@ def lds(frame: pd.DataFrame, ceiling: pd.DataFrame) -> Figure:
     return figure
 
 
+@style.drawn
 def dampings(frame: pd.DataFrame) -> Figure:
     """Draw the LDS against the damping. Columns: method, target, damping, lds, low, high."""
     frame = frame[frame["damping"].notna()]
@@ -104,6 +106,7 @@ def dampings(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+@style.drawn
 def removal(frame: pd.DataFrame) -> Figure:
     """Draw what removing examples did. Columns: method, target, end, fraction, change, low, high."""
     targets = sorted(frame["target"].unique(), reverse=True)
@@ -145,6 +148,7 @@ def _curve(
     )
 
 
+@style.drawn
 def choices(frame: pd.DataFrame) -> Figure:
     """Draw the LDS of each choice of target.
 
