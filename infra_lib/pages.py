@@ -25,6 +25,7 @@ from infra_lib.plan.record import plans_table
 from infra_lib.reliability import reliability_page
 from infra_lib.runner import parameters_cell, read_notebook
 from infra_lib.study import Study
+from infra_lib.validation import record as validation_record
 
 
 def write_generated(root: Path, study: str, results: Path) -> None:
@@ -55,6 +56,7 @@ def write_generated(root: Path, study: str, results: Path) -> None:
         **adapt_record.fragments(root, results),
         **write_performance(root, results),
         "plans": plans_table(root),
+        **validation_record.fragments(root, results),
     }
     fragments["functions"] = functions_page(results / "figures")
     for name, text in fragments.items():

@@ -11,7 +11,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -22,6 +22,12 @@ Level = Annotated[int, Field(ge=1, le=5)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Sources = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+
+ValidationMethod = Literal[
+    "ekfac", "kfac", "diagonal", "refined", "trak", "graddot", "gradcos", "loss", "length", "random"
+]
+VALIDATION_METHODS: tuple[ValidationMethod, ...] = get_args(ValidationMethod)
+"""Methods whose predictions retraining can judge, in the order of tables."""
 
 WITHOUT_EFFECT = frozenset(
     {"study", "processes", "devices_per_run", "sandbox", "expected_prompt_tokens", "expected_response_tokens"}
@@ -160,6 +166,42 @@ class Study(BaseModel):
     hard: list[Level] = Field([4, 5], min_length=1, description="a list of whole numbers from 1 to 5")
     swap_fraction: Fraction = Field(1.0, description="a number from 0 to 1")
 
+    validation_examples: int = Field(160, ge=10, description="a whole number, 10 or more")
+    validation_targets: int = Field(60, ge=2, description="a whole number, 2 or more")
+    validation_epochs: int = Field(3, ge=1, le=1000, description="a whole number from 1 to 1000")
+    validation_learning_rate: float = Field(3e-4, gt=0, le=1, description="a number above 0, at most 1")
+    validation_models: int = Field(2, ge=1, le=100, description="a whole number from 1 to 100")
+    validation_subsets: int = Field(
+        48, ge=0, description="a whole number, 6 or more, or 0 to leave the validation out"
+    )
+    validation_seeds: int = Field(1, ge=1, le=100, description="a whole number from 1 to 100")
+    ceiling_subsets: int = Field(12, ge=0, description="a whole number, 3 or more, or 0 for no ceiling")
+    ceiling_seeds: int = Field(2, ge=1, le=100, description="a whole number from 1 to 100")
+    validation_tokens: Literal["whole", "critical", "final"] = Field(
+        "critical", description="whole (the response), critical (results, answer, program) or final"
+    )
+    validation_layers: Literal["mlp", "all"] = Field(
+        "mlp", description="mlp or all (attention's linear layers too)"
+    )
+    validation_without: list[ValidationMethod] = Field(
+        [], description=f"a list of {', '.join(VALIDATION_METHODS)}; may be empty"
+    )
+    validation_dampings: list[Annotated[float, Field(gt=0)]] = Field(
+        [0.01, 0.1, 1.0, 10.0], min_length=1, description="a non-empty list of distinct numbers above 0"
+    )
+    validation_refine_dampings: list[Annotated[float, Field(gt=0)]] = Field(
+        [1.0], min_length=1, description="a non-empty list of distinct numbers above 0"
+    )
+    validation_refine_passes: int = Field(2, ge=1, le=1000, description="a whole number from 1 to 1000")
+    removal_methods: list[ValidationMethod] = Field(
+        ["ekfac", "gradcos"], description=f"a list of {', '.join(VALIDATION_METHODS)}; may be empty"
+    )
+    removal_fractions: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        [0.2], min_length=1, description="a non-empty list of distinct numbers between 0 and 1"
+    )
+    removal_seeds: int = Field(1, ge=1, le=100, description="a whole number from 1 to 100")
+    removal_draws: int = Field(2, ge=0, le=100, description="a whole number from 0 to 100")
+
     bootstrap_samples: int = Field(2000, ge=100, description="a whole number, 100 or more")
     confidence: float = Field(0.95, gt=0, lt=1, description="a number between 0 and 1, such as 0.95")
     expected_prompt_tokens: int = Field(
@@ -197,6 +239,11 @@ class Study(BaseModel):
             "fine_tune_seeds",
             "method_dampings",
             "refine_dampings",
+            "validation_without",
+            "validation_dampings",
+            "validation_refine_dampings",
+            "removal_methods",
+            "removal_fractions",
             "arms",
         ):
             value = getattr(self, name)
@@ -204,6 +251,10 @@ class Study(BaseModel):
                 raise ParameterError(name, value, "free of repetitions")
         if self.samples > 1 and self.temperature == 0:
             raise ParameterError("samples", self.samples, "1 where temperature is 0 (greedy)")
+        if 0 < self.validation_subsets < 6:
+            raise ParameterError("validation_subsets", self.validation_subsets, "6 or more, or 0")
+        if absent := sorted(set(self.removal_methods) & set(self.validation_without)):
+            raise ParameterError("removal_methods", self.removal_methods, f"without {absent[0]} too")
         if self.base_model and len(self.base_seeds) > 1:
             raise ParameterError("base_seeds", self.base_seeds, "one seed where base_model is given")
         if len(self.easy) != len(self.hard) or set(self.easy) & set(self.hard):

@@ -146,10 +146,46 @@ def trak_scores(
     NumericalError
         For projections that are all zero or not finite, or scores that are.
     """
+    return trak_sweep(
+        model,
+        train,
+        targets,
+        [ridge],
+        checkpoints=checkpoints,
+        proj_dim=proj_dim,
+        pattern=pattern,
+        pad_id=pad_id,
+        batch_tokens=batch_tokens,
+        seed=seed,
+        folder=folder,
+    )[ridge]
+
+
+def trak_sweep(
+    model: Any,
+    train: Sequence[Encoded],
+    targets: Mapping[str, Sequence[Encoded]],
+    ridges: Sequence[float],
+    *,
+    checkpoints: Sequence[Mapping[str, Tensor]] | None = None,
+    proj_dim: int = 512,
+    pattern: str | None = None,
+    pad_id: int = 0,
+    batch_tokens: int = 4096,
+    seed: int = 0,
+    folder: Path | None = None,
+) -> dict[float, TrakScores]:
+    """Score training examples with several ridges; gradients are computed and projected once.
+
+    See :func:`trak_scores`, which this is for one ridge.
+    """
     if proj_dim < 2:
         raise ParameterError("proj_dim", proj_dim, "2 or more")
-    if not (ridge > 0 and np.isfinite(ridge)):
-        raise ParameterError("ridge", ridge, "a finite number above 0")
+    for ridge in ridges:
+        if not (ridge > 0 and np.isfinite(ridge)):
+            raise ParameterError("ridge", ridge, "a finite number above 0")
+    if not ridges:
+        raise ParameterError("ridges", [], "at least one number")
     with tempfile.TemporaryDirectory(prefix="infra-trak-") as temporary:
         runner = _Runner(model, pattern, len(train), proj_dim, seed, folder or Path(temporary))
         states = list(checkpoints) if checkpoints is not None else [model.state_dict()]
@@ -158,10 +194,19 @@ def trak_scores(
         sample = list(range(0, len(train), max(1, len(train) // 16)))
         questions = {**targets, "": [train[i] for i in sample]}
         rows = [row for part in questions.values() for row in part]
-        runner.featurize(states, groups, mine, ridge)
+        runner.featurize(states, groups, mine, ridges[0])
         asked = shard(rows)
         groups = batches(asked.take(rows), batch_tokens=batch_tokens, pad_id=pad_id)
-        table = runner.score(states, groups, asked)
+        tables = {ridges[0]: runner.score(states, groups, asked)}
+        for ridge in ridges[1:]:
+            tables[ridge] = runner.with_ridge(len(states), ridge)
+    return {ridge: _by_target(table, questions, sample) for ridge, table in tables.items()}
+
+
+def _by_target(
+    table: np.ndarray, questions: Mapping[str, Sequence[Encoded]], sample: list[int]
+) -> TrakScores:
+    """Cut scores [training examples, target examples] into targets, the sample of training examples last."""
     found, start = {}, 0
     for name, part in questions.items():
         found[name] = table[:, start : start + len(part)]
@@ -227,9 +272,24 @@ class _Runner:
                 raise NumericalError(
                     "TRAK's projected gradients are zero or not finite; scores would mean nothing"
                 )
-            traker.score_computer.lambda_reg = ridge * float(np.square(features).sum(0).mean())
-            with _one_bar():
-                traker.finalize_features(model_ids=[number])
+            self._finalize(number, features, ridge)
+
+    def _finalize(self, number: int, features: np.ndarray, ridge: float) -> None:
+        """Apply (XᵀX + ridge)⁻¹ to a checkpoint's features."""
+        self.traker.score_computer.lambda_reg = ridge * float(np.square(features).sum(0).mean())
+        with _one_bar():
+            self.traker.finalize_features(model_ids=[number])
+
+    def with_ridge(self, models: int, ridge: float) -> np.ndarray:
+        """Return the scores with another ridge, from the gradients that are there."""
+        saver = self.traker.saver
+        # No more is projected; trak would free the projection's matrix again each time, and fail.
+        self.traker.projector.free_memory = lambda: None
+        for number in range(models):
+            saver.load_current_store(number)
+            saver.model_ids[number]["is_finalized"] = 0  # trak would skip it otherwise
+            self._finalize(number, np.asarray(saver.current_store["grads"]), ridge)
+        return self._table(models)
 
     def _gather(self, part: Shard, *names: str) -> None:
         """Put what other processes computed into this one's store."""
@@ -252,8 +312,12 @@ class _Runner:
                 where = np.array([part.rows[i] for i in batch.rows])
                 traker.score(batch.to(traker.model.device), inds=where)
             self._gather(part, "targets_grads")
+        return self._table(len(states))
+
+    def _table(self, models: int) -> np.ndarray:
+        """Return scores [training examples, target examples], the mean over checkpoints."""
         with _one_bar():
-            table = np.array(traker.finalize_scores("targets", model_ids=list(range(len(states)))))
+            table = np.array(self.traker.finalize_scores("targets", model_ids=list(range(models))))
         if not np.isfinite(table).all() or not table.any():
             raise NumericalError("TRAK scores are all zero or not finite")
         return table

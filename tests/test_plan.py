@@ -22,7 +22,7 @@ from infra_lib.plan.record import compute, plans_table
 from infra_lib.plan.report import find_config, known_config, known_names, plan_study
 from infra_lib.plan.trace import meta_model, trace
 from infra_lib.plan.workload import Lengths, Workload
-from infra_lib.study import load_study
+from infra_lib.study import load_study, make_study
 from infra_lib.tables import escape
 
 PUBLISHED = {  # billions of parameters, as the models' cards give them
@@ -263,3 +263,27 @@ def test_the_table_of_plans_names_every_model_and_what_does_not_fit(root) -> Non
     table = plans_table(root)
     assert all(escape(name) in table for name in known_names())
     assert "recorded run" in table
+
+
+def test_retrainings_of_the_validation_are_counted_as_the_notebook_does_them() -> None:
+    from infra_lib.plan.workload import _validation
+
+    study = make_study(
+        {
+            "validation_examples": 100,
+            "validation_epochs": 2,
+            "validation_models": 3,
+            "validation_subsets": 10,
+            "validation_seeds": 1,
+            "ceiling_subsets": 4,
+            "ceiling_seeds": 3,
+            "removal_methods": ["ekfac"],
+            "removal_fractions": [0.1, 0.2],
+            "removal_seeds": 2,
+            "removal_draws": 1,
+        }
+    )
+    halves, removals = 10 + 4 * 2, 2 * (4 + 1)
+    seen = halves * 50 + 3 * 100 + removals * 90 + removals * 80
+    assert _validation(study) == (halves + 3 + 2 * removals, 2 * seen)
+    assert _validation(make_study({"validation_subsets": 0})) == (0, 0)

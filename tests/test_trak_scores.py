@@ -11,7 +11,7 @@ import infra_lib.trak_scores as module
 from infra_lib.errors import NumericalError, ParameterError
 from infra_lib.models import batches, encode, mlp_linears
 from infra_lib.responses import token_log_probs
-from infra_lib.trak_scores import log_odds, trak_scores
+from infra_lib.trak_scores import log_odds, trak_scores, trak_sweep
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,19 @@ def test_an_ensemble_is_not_its_first_checkpoint(tokenizer, model, rows) -> None
     one = trak_scores(tiny_qwen2(len(tokenizer)), rows, {"t": rows[:2]}, checkpoints=states[:1], proj_dim=64)
     assert both.self_rank == 1.0
     assert not np.allclose(both.scores["t"], one.scores["t"])
+
+
+def test_a_sweep_of_ridges_is_one_run_for_each(tokenizer, rows) -> None:
+    states = [tiny_qwen2(len(tokenizer), seed=s).state_dict() for s in (0, 1)]
+    options = {"checkpoints": states, "proj_dim": 64}
+    swept = trak_sweep(tiny_qwen2(len(tokenizer)), rows, {"t": rows[:3]}, [0.1, 10.0], **options)
+    for ridge, found in swept.items():
+        alone = trak_scores(tiny_qwen2(len(tokenizer)), rows, {"t": rows[:3]}, ridge=ridge, **options)
+        assert np.allclose(found.scores["t"], alone.scores["t"], rtol=1e-4)
+        assert found.self_rank == alone.self_rank
+    assert not np.allclose(swept[0.1].scores["t"], swept[10.0].scores["t"], rtol=0.1)
+    with pytest.raises(ParameterError, match="ridges"):
+        trak_sweep(tiny_qwen2(len(tokenizer)), rows, {"t": rows[:3]}, [])
 
 
 def test_zero_projections_are_an_error(model, rows, monkeypatch) -> None:

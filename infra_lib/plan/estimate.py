@@ -17,7 +17,7 @@ Allocators keep more than tensors hold; :data:`ALLOCATOR` stands for that, measu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -210,6 +210,8 @@ class Plan:
                 self.finetune(work.arm_runs, "05_reweighting_arms"),
                 self.generate(exam * work.arm_runs, "05_reweighting_arms"),
             ]
+        if work.retrainings:
+            found.append(self.retrain())
         return found
 
     @property
@@ -267,6 +269,14 @@ class Plan:
             disk_bytes=runs * size.parameters * 4,
             note=", ".join(notes),
         )
+
+    def retrain(self) -> Step:
+        """Return the trainings of the validation: on fewer examples, and no model of them is kept."""
+        work = self.work
+        one = self.finetune(1, "09_validation")
+        seconds = one.seconds * work.retrained / (work.train * work.epochs)
+        note = f"{work.retrainings} runs on parts of the examples"
+        return replace(one, what="retrain", seconds=seconds, disk_bytes=0, note=note)
 
     def generate(self, answers: int, notebook: str) -> Step:
         """Return generation: a step of decoding reads the weights once and each answer's cache."""

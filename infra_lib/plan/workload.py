@@ -42,6 +42,8 @@ class Workload:
         Targets scored side by side (math and code).
     samples
         Answers per exam problem.
+    retrainings, retrained
+        Trainings of notebook 09, and the examples that they see, all passes together.
     """
 
     train: int
@@ -55,6 +57,8 @@ class Workload:
     models: int = 1
     targets: int = 2
     samples: int = 1
+    retrainings: int = 0
+    retrained: int = 0
 
     @property
     def train_tokens(self) -> int:
@@ -65,6 +69,7 @@ class Workload:
 def workload(study: Study, lengths: Lengths) -> Workload:
     """Return the workload of a study."""
     runs = len(study.base_seeds) * len(study.fine_tune_seeds)
+    retrainings, retrained = _validation(study)
     return Workload(
         train=study.train_examples,
         target=study.target_examples,
@@ -76,7 +81,25 @@ def workload(study: Study, lengths: Lengths) -> Workload:
         arm_runs=runs * sum(arm != "uniform" for arm in study.arms),
         models=len(study.base_seeds),
         samples=study.samples,
+        retrainings=retrainings,
+        retrained=retrained,
     )
+
+
+def _validation(study: Study) -> tuple[int, int]:
+    """Return the trainings of a study's validation, and the examples that they see in all passes."""
+    if not study.validation_subsets:
+        return 0, 0
+    more = min(study.ceiling_subsets, study.validation_subsets)
+    halves = study.validation_subsets * study.validation_seeds
+    halves += more * max(0, study.ceiling_seeds - study.validation_seeds)
+    # Each method's top and bottom for two targets, and random ones.
+    removals = (4 * len(study.removal_methods) + study.removal_draws) * study.removal_seeds
+    size = study.validation_examples
+    seen = halves * (size // 2) + study.validation_models * size
+    seen += sum(round(removals * size * (1 - fraction)) for fraction in study.removal_fractions)
+    runs = halves + study.validation_models + removals * len(study.removal_fractions)
+    return runs, seen * study.validation_epochs
 
 
 def expected_lengths(study: Study, root: Path) -> Lengths:

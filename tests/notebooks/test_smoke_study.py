@@ -13,7 +13,9 @@ import pandas as pd
 import pytest
 from faults import data_digests
 
+from infra_lib.checksums import is_intact
 from infra_lib.layout import STAGES
+from infra_lib.study import VALIDATION_METHODS
 
 pytestmark = pytest.mark.xdist_group("smoke")
 
@@ -63,6 +65,21 @@ def test_method_page_has_every_method_and_its_checks_hold(smoke) -> None:
         assert part["gain"].diff().min() > -1e-3
 
 
+def test_validation_judges_every_method_by_real_retrainings(smoke) -> None:
+    data = smoke.stage("09_validation") / "data"
+    lds = pd.read_parquet(data / "lds.parquet")
+    held = lds[lds["selection"] == "held out"]
+    assert set(held["method"]) == set(VALIDATION_METHODS)
+    assert held.groupby("target").size().to_dict() == dict.fromkeys(("code", "math", "mean"), 10)
+    assert held["lds"].between(-1.001, 1.001).all()
+    assert set(lds["subsets"]) == {6}
+    # Six halves, three of them once more, the removals of one method and one at random.
+    kept = sorted(smoke.stage("runs").glob("retrained/*.parquet"))
+    assert len(kept) == 6 + 3 + 5
+    assert all(is_intact(path) for path in kept)
+    assert not list(smoke.stage("runs").glob("retrained/*.model"))
+
+
 def test_uniform_runs_are_shared_between_notebooks(smoke) -> None:
     first = pd.read_parquet(smoke.stage("03_finetune_evaluate") / "data" / "answers.parquet")
     later = pd.read_parquet(smoke.stage("05_reweighting_arms") / "data" / "answers.parquet")
@@ -83,10 +100,10 @@ def test_a_second_run_reuses_everything_and_says_so(smoke) -> None:
 def test_a_changed_parameter_runs_only_what_depends_on_it(smoke) -> None:
     done = smoke.infra("run", "--study", "smoke", "-p", "damping=0.2")
     assert done.returncode == 0, done.stderr
-    assert ran(done.stdout) == {"04_example_influence", "06_summary", "07_method"}
+    assert ran(done.stdout) == {"04_example_influence", "06_summary", "07_method", "09_validation"}
     assert "parameters: damping changed (0.1 → 0.2)" in done.stdout
     back = smoke.infra("run", "--study", "smoke")
-    assert ran(back.stdout) == {"04_example_influence", "06_summary", "07_method"}
+    assert ran(back.stdout) == {"04_example_influence", "06_summary", "07_method", "09_validation"}
 
 
 def test_a_touched_notebook_is_reused_and_a_changed_one_runs(smoke) -> None:

@@ -1,0 +1,142 @@
+"""Scores of every training example on every target example, from gradients and their curvature.
+
+A target is a mean over target examples, and scores are linear in it. So a table
+*training examples × target examples* holds the scores on every target that can be formed from
+these examples, and on every resample of them. The gradients are formed outright, a few layers at
+a time: a means for models small enough to be retrained by the hundred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from infra_lib.curvature import Factors, captured, weight_shape
+from infra_lib.errors import NumericalError, ParameterError
+from infra_lib.models import Encoded, batches
+from infra_lib.responses import token_log_probs
+
+CURVED = ("ekfac", "kfac", "diagonal")
+"""Methods that take a damping."""
+
+Key = tuple[str, float | None]
+"""Method, damping (None where it takes none)."""
+
+
+def gradient_scores(
+    model: Any,
+    train: Sequence[Encoded],
+    targets: Sequence[Encoded],
+    factors: Factors,
+    dampings: Sequence[float],
+    *,
+    methods: Sequence[str] = CURVED,
+    pad_id: int = 0,
+    batch_tokens: int = 4096,
+    memory_bytes: int = 2**29,
+) -> dict[Key, np.ndarray]:
+    """Score training examples on each target example by curvature, and by gradients alone.
+
+    Parameters
+    ----------
+    factors
+        Of the same model; with the diagonal where ``diagonal`` is among the methods.
+    dampings
+        Multiples of a layer's mean eigenvalue.
+    methods
+        Of :data:`CURVED`. ``graddot`` and ``gradcos`` come without being asked for.
+    memory_bytes
+        For gradients held at a time; layers are taken in as many groups as this needs, each with a pass
+        over all examples.
+
+    Returns
+    -------
+    dict
+        (method, damping) to scores [training examples, target examples], in nats of the target's
+        log-likelihood per unit of weight in a mean loss. ``gradcos`` leaves out the norm of the target's
+        gradient, a positive factor that changes no rank of a target.
+
+    Raises
+    ------
+    ParameterError
+        For an unknown method, or no target.
+    NumericalError
+        For scores that are not finite.
+    """
+    if unknown := sorted(set(methods) - set(CURVED)):
+        raise ParameterError("methods", unknown[0], f"one of {', '.join(CURVED)}")
+    if not targets:
+        raise ParameterError("target", 0, "at least one target example")
+    shape = len(train), len(targets)
+    keys: list[Key] = [(method, float(damping)) for method in methods for damping in dampings]
+    scores = {key: np.zeros(shape) for key in [*keys, ("graddot", None)]}
+    squared = np.zeros(len(train))
+    for names in _groups(model, factors, sum(shape), memory_bytes):
+        found_train = _gradients(model, train, names, pad_id, batch_tokens)
+        found_target = _gradients(model, targets, names, pad_id, batch_tokens)
+        for name in names:
+            rows, columns = found_train.pop(name), found_target.pop(name)
+            squared += rows.square().sum((1, 2)).double().numpy()
+            for key, table in _layer_scores(rows, columns, factors, name, keys):
+                scores[key] += table
+    scores["gradcos", None] = scores["graddot", None] / np.sqrt(squared)[:, None]
+    if not all(np.isfinite(table).all() for table in scores.values()):
+        raise NumericalError("a score is not finite")
+    return scores
+
+
+def _layer_scores(
+    rows: Tensor, columns: Tensor, factors: Factors, name: str, keys: Sequence[Key]
+) -> Iterator[tuple[Key, np.ndarray]]:
+    """Yield one layer's part of each score from gradients [examples, out, in]."""
+    yield ("graddot", None), _product(rows, columns)
+    layer = factors.layers[name]
+    for turned in (False, True):
+        if turned:
+            rows, columns = (layer.q_out.T @ part @ layer.q_in for part in (rows, columns))
+        for method, damping in keys:
+            if damping is not None and (method != "diagonal") == turned:
+                values = factors.eigenvalues(name, method)
+                yield (method, damping), _product(rows / (values + damping * values.mean()), columns)
+
+
+def _product(rows: Tensor, columns: Tensor) -> np.ndarray:
+    return (rows.flatten(1) @ columns.flatten(1).T).double().numpy()
+
+
+def _groups(model: Any, factors: Factors, examples: int, memory_bytes: int) -> Iterator[list[str]]:
+    """Yield layer names in groups whose gradients fit the memory, at least one layer each."""
+    modules = dict(model.named_modules())
+    group: list[str] = []
+    held = 0
+    for name in factors.layers:
+        size = 4 * examples * int(np.prod(weight_shape(modules[name])))
+        if group and held + size > memory_bytes:
+            yield group
+            group, held = [], 0
+        group.append(name)
+        held += size
+    yield group
+
+
+def _gradients(
+    model: Any, encoded: Sequence[Encoded], names: Sequence[str], pad_id: int, batch_tokens: int
+) -> dict[str, Tensor]:
+    """Return each example's gradient of its log-likelihood [examples, out, in] by layer name, on the CPU."""
+    modules = dict(model.named_modules())
+    chosen = {name: modules[name] for name in names}
+    found = {name: torch.empty(len(encoded), *weight_shape(module)) for name, module in chosen.items()}
+    for batch in batches(encoded, batch_tokens=batch_tokens, pad_id=pad_id):
+        batch = batch.to(model.device)
+        with captured(model, chosen) as seen:
+            token_log_probs(model, batch).sum().backward()
+        real = batch.attention_mask.unsqueeze(-1)
+        for name, (acts_bti, grads_bto) in seen.items():
+            found[name][list(batch.rows)] = torch.einsum(
+                "bto,bti->boi", grads_bto.float() * real, acts_bti.float()
+            ).cpu()
+    return found

@@ -1,0 +1,171 @@
+"""Tables and sentences of the validation as fragments of the book: data frames in, markup out."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from infra_lib.frames import rows as each_row
+from infra_lib.markup import escape
+from infra_lib.style import name_of
+from infra_lib.tables import html_table, interval, p_value
+from infra_lib.validation.figures import METHOD_NAMES, in_order
+from infra_lib.validation.report import MEAN
+
+NOT_RUN = "This study leaves the validation out (<code>validation_subsets: 0</code>)."
+GOAL = 0.5
+"""LDS that EK-FAC, or its best refinement, was to reach."""
+
+
+UNITS = {"response": "of single responses, averaged", "target": "of the mean of all responses"}
+"""Two ways to read an LDS, in words."""
+
+
+def lds_table(frame: pd.DataFrame) -> str:
+    """Return held-out LDS by method and target with intervals, for both units."""
+    return "\n\n".join(
+        f"<p>LDS {words}:</p>\n\n" + _lds_table(frame[frame["unit"] == unit]) for unit, words in UNITS.items()
+    )
+
+
+def _lds_table(frame: pd.DataFrame) -> str:
+    held = frame[frame["selection"] == "held out"]
+    targets = sorted(held["target"].unique(), key=lambda t: (t == MEAN, t), reverse=True)
+    cells = {(row.method, row.target): row for row in each_row(held)}
+    rows = []
+    for method in in_order(held["method"]):
+        own = [cells[method, target] for target in targets]
+        rows.append(
+            [
+                METHOD_NAMES[method],
+                escape(own[0].dampings or "–"),
+                *(interval(row.lds, row.low, row.high, digits=2) for row in own),
+            ]
+        )
+    heads = ["mean" if target == MEAN else f"on {name_of(target)}" for target in targets]
+    return html_table(["method", "damping of each half", *heads], rows, left=2, label="LDS by method")
+
+
+def ceiling_table(frame: pd.DataFrame) -> str:
+    """Return the noise ceiling by target, or a line where it was not measured."""
+    if frame.empty:
+        return "The noise ceiling was not measured: no subset was retrained with two seeds."
+    rows = [
+        [
+            "mean" if row.target == MEAN else f"on {escape(name_of(row.target))}",
+            f"{row.single:.2f}",
+            f"{row.reliability:.2f}",
+            interval(row.ceiling, row.low, row.high, digits=2),
+            f"{row.subsets:.0f} × {row.repeats:.0f}",
+        ]
+        for row in each_row(frame)
+    ]
+    heads = ["target", "between single retrainings", "reliability", "ceiling", "subsets × seeds"]
+    return html_table(heads, rows, label="Noise ceiling")
+
+
+def differences_table(frame: pd.DataFrame) -> str:
+    """Return paired differences of the LDS, the mean over targets."""
+    rows = [
+        [
+            f"LDS {UNITS[row.unit]}",
+            f"{METHOD_NAMES[row.reference]} − {METHOD_NAMES[row.method]}",
+            interval(row.difference, row.low, row.high, digits=2, signed=True),
+            p_value(row.p_value),
+        ]
+        for row in each_row(frame[frame["target"] == MEAN])
+    ]
+    heads = ["unit", "difference of the LDS", "mean of targets", "p"]
+    return html_table(heads, rows, left=2, label="Differences of the LDS")
+
+
+def verdict(frame: pd.DataFrame, differences: pd.DataFrame, ceiling: pd.DataFrame) -> str:
+    """Say of both units what :func:`_verdict` says."""
+    return "\n\n".join(
+        f"<p>LDS {words}. "
+        + _verdict(
+            frame[frame["unit"] == unit],
+            differences[differences["unit"] == unit],
+            ceiling if unit == "target" else pd.DataFrame(),
+        )
+        + "</p>"
+        for unit, words in UNITS.items()
+    )
+
+
+def _verdict(frame: pd.DataFrame, differences: pd.DataFrame, ceiling: pd.DataFrame) -> str:
+    """Say whether the goal was reached, which methods are told apart, and how wide the interval is."""
+    held = frame[(frame["selection"] == "held out") & (frame["target"] == MEAN)].set_index("method")
+    ours = [method for method in ("ekfac", "refined") if method in held.index]
+    if not ours:
+        return ""
+    best = max(ours, key=lambda method: held.loc[method, "lds"])
+    row = held.loc[best]
+    shown = interval(row["lds"], row["low"], row["high"], digits=2)
+    reached = "reached" if row["lds"] >= GOAL else "missed"
+    within = "above" if row["low"] >= GOAL else "below" if row["high"] < GOAL else "on both sides of"
+    text = (
+        f"{METHOD_NAMES[best]} has an LDS of <strong>{shown}</strong> over {int(row['subsets'])} subsets "
+        f"with {int(row['seeds'])} retraining{'s' if row['seeds'] > 1 else ''} each: the goal of {GOAL:g} is "
+        f"{reached}, and the interval lies {within} it."
+    )
+    if len(ceiling):
+        top = ceiling.set_index("target").loc[MEAN, "ceiling"]
+        text += f" The noise ceiling is {top:.2f}."
+    rivals = differences[
+        (differences["target"] == MEAN)
+        & (differences["reference"] == best)
+        & differences["method"].isin(["gradcos", "graddot", "trak"])
+    ]
+    clear = [METHOD_NAMES[r.method] for r in each_row(rivals) if r.low > 0]
+    unclear = [METHOD_NAMES[r.method] for r in each_row(rivals) if r.low <= 0 <= r.high]
+    behind = [METHOD_NAMES[r.method] for r in each_row(rivals) if r.high < 0]
+    if clear:
+        text += f" It is clearly above {' and '.join(clear)}."
+    if unclear:
+        text += f" Its interval does not tell it apart from {' and '.join(unclear)}."
+    if behind:
+        text += f" It is clearly below {' and '.join(behind)}."
+    return text
+
+
+def brittleness_table(frame: pd.DataFrame) -> str:
+    """Return how far rankings agree between fine-tuning seeds."""
+    if frame.empty:
+        return "One model alone was scored; nothing can be said of other seeds."
+    rows = [
+        [
+            METHOD_NAMES[row.method],
+            f"on {escape(name_of(row.target))}",
+            f"{row.spearman:.2f}",
+            f"{row.lowest:.2f}",
+            f"{row.overlap:.2f}",
+            f"{row.models}",
+        ]
+        for row in each_row(frame)
+    ]
+    heads = [
+        "method",
+        "target",
+        "Spearman, mean of pairs",
+        "lowest pair",
+        "shared of the top tenth",
+        "models",
+    ]
+    return html_table(heads, rows, left=2, label="Agreement between seeds")
+
+
+def removal_table(frame: pd.DataFrame) -> str:
+    """Return what removals did to each target."""
+    rows = [
+        [
+            METHOD_NAMES[row.method],
+            escape({"top": "most helpful", "bottom": "least helpful"}.get(row.end, row.end)),
+            f"{row.removed}",
+            f"on {escape(name_of(row.target))}",
+            interval(row.change, row.low, row.high, digits=2, signed=True),
+            f"{row.retrainings}",
+        ]
+        for row in each_row(frame)
+    ]
+    heads = ["method", "removed", "examples", "target", "change (nats)", "retrainings"]
+    return html_table(heads, rows, left=2, label="Removal")

@@ -1,0 +1,186 @@
+"""The record of a long study: refused where a stage is not whole, checked file by file when it is shown."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from infra_lib.checksums import folder_digests, write_manifest
+from infra_lib.errors import DataError, InfraError
+from infra_lib.files import read_sealed, write_sealed
+from infra_lib.layout import stage_folder
+from infra_lib.markup import active_markup
+from infra_lib.study import VALIDATION_METHODS
+from infra_lib.validation import record, tables
+
+TARGETS = ("math", "code", "mean")
+
+
+def lds_frame(lds: float = 0.7) -> pd.DataFrame:
+    rows = [
+        {
+            "method": method,
+            "target": target,
+            "selection": selection,
+            "unit": unit,
+            "damping": 0.1 if method in ("ekfac", "kfac", "diagonal", "refined", "trak") else np.nan,
+            "dampings": "0.1, 1",
+            "lds": lds - 0.05 * number,
+            "low": lds - 0.05 * number - 0.1,
+            "high": lds - 0.05 * number + 0.1,
+            "subsets": 96,
+            "seeds": 6,
+            "models": 4,
+            "responses": 120,
+        }
+        for unit in ("target", "response")
+        for selection in ("held out", "fixed")
+        for target in TARGETS
+        for number, method in enumerate(VALIDATION_METHODS)
+    ]
+    return pd.DataFrame(rows)
+
+
+def differences_frame(low: float = 0.02) -> pd.DataFrame:
+    rows = [
+        {"method": m, "difference": low + 0.1, "low": low, "high": low + 0.2, "p_value": 0.01}
+        | {"reference": "ekfac", "target": target, "unit": unit}
+        for unit in ("target", "response")
+        for target in TARGETS
+        for m in ("gradcos", "graddot", "trak")
+    ]
+    return pd.DataFrame(rows)
+
+
+def ceiling_frame() -> pd.DataFrame:
+    row = {"single": 0.7, "reliability": 0.9, "ceiling": 0.95, "low": 0.9, "high": 0.99, "seeds": 6}
+    return pd.DataFrame([{"target": t, **row, "subsets": 96, "repeats": 6} for t in TARGETS])
+
+
+FRAMES = {
+    "lds": lds_frame(),
+    "differences": differences_frame(),
+    "ceiling": ceiling_frame(),
+    "choice": pd.DataFrame(
+        [
+            {"tokens": tokens, "responses": "own", "balanced": balanced, "domain": domain, "n": 9}
+            | {"lds": 0.5, "low": 0.4, "high": 0.6, "outcome": 0.3, "outcome_low": 0.1, "outcome_high": 0.4}
+            for tokens in ("whole", "critical", "final")
+            for balanced in (False, True)
+            for domain in ("math", "code")
+        ]
+    ),
+    "removal": pd.DataFrame(
+        [
+            {"method": method, "target": target, "end": end, "fraction": fraction, "removed": 40}
+            | {"change": -0.3, "low": -0.5, "high": -0.1, "retrainings": 3, "responses": 60}
+            for method, ends in (("ekfac", ("top", "bottom")), ("random", ("random",)))
+            for target in ("math", "code")
+            for end in ends
+            for fraction in (0.1, 0.4)
+        ]
+    ),
+    "brittleness": pd.DataFrame(
+        [{"method": "ekfac", "target": "math", "spearman": 0.8, "lowest": 0.7, "overlap": 0.6}]
+    ).assign(pairs=6, models=4),
+    "arms": pd.DataFrame(
+        [
+            {"arm": arm, "domain": d, "mean": 0.6, "low": 0.5, "high": 0.7, "runs": 8, "n": 250}
+            for arm in ("uniform", "flip")
+            for d in ("math", "code")
+        ]
+    ).assign(tokens_per_epoch=100_000),
+}
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project whose study `full` has run: stages with tables and provenance, made up here."""
+    for stage, names in record.KEPT.items():
+        folder = stage_folder("full", stage, tmp_path)
+        (folder / "data").mkdir(parents=True)
+        for name in names:
+            own = stage == "09_validation" or name == "arms"
+            FRAMES.get(name if own else "", pd.DataFrame({"x": [1]})).to_parquet(
+                folder / "data" / f"{name}.parquet"
+            )
+        _close(folder, stage, "0123456789abcdef")
+    (tmp_path / "records").mkdir()
+    return tmp_path
+
+
+def _close(folder, stage, commit) -> None:
+    (folder / "provenance.json").unlink(missing_ok=True)
+    provenance = {
+        "stage": stage,
+        "study": "full",
+        "effective": {},
+        "seeds": {},
+        "environment": {"commit": commit, "device": "two <cores>"},
+        "started": "2030-01-02T03:04:05",
+        "seconds": 1800.0,
+        "summary": [],
+        "files": folder_digests(folder),
+    }
+    write_sealed(folder / "provenance.json", provenance)
+
+
+def test_a_whole_study_becomes_a_record_and_the_record_becomes_a_page(project) -> None:
+    record.write_record(project)
+    shown = record.fragments(project, project / "results")
+    assert "recorded run" in shown["full_badge"]
+    assert "2.0 hours" in shown["full_badge"]
+    assert "<cores>" not in shown["full_badge"]
+    assert "0.70 [0.60, 0.80]" in shown["full_verdict"]
+    assert "clearly above gradient cosine" in shown["full_verdict"]
+    for name in ("lds", "dampings", "choice", "removal", "arms"):
+        assert "<svg" in shown[f"full_{name}"]
+        assert (project / "results" / "figures" / "full" / f"{name}.csv").is_file()
+    assert not any(active_markup(text) for text in shown.values())
+    kept = read_sealed(project / "records" / "full" / "09_validation" / "provenance.json")
+    assert kept["environment"]["commit"] == "0123456789abcdef"
+
+
+def test_without_a_record_the_page_says_so(tmp_path) -> None:
+    assert set(record.fragments(tmp_path, tmp_path).values()) == {record.ABSENT}
+
+
+def test_an_unfinished_or_damaged_study_is_no_record(project) -> None:
+    table = stage_folder("full", "09_validation", project) / "data" / "lds.parquet"
+    whole = table.read_bytes()
+    table.write_bytes(whole[:-1])
+    with pytest.raises(InfraError, match=r"lds.parquet is missing or changed"):
+        record.write_record(project)
+    table.write_bytes(whole)
+    folder = stage_folder("full", "05_reweighting_arms", project)
+    _close(folder, "05_reweighting_arms", "0123+changes")
+    with pytest.raises(InfraError, match="changed code"):
+        record.write_record(project)
+    (folder / "provenance.json").unlink()
+    with pytest.raises(InfraError, match="05_reweighting_arms of study full has not run"):
+        record.write_record(project)
+    assert not (project / "records" / "full").exists()
+
+
+@pytest.mark.reliability(kind="fault", title="a file of the recorded long study is torn or missing")
+def test_a_torn_record_is_not_shown(project) -> None:
+    record.write_record(project)
+    path = project / "records" / "full" / "09_validation" / "removal.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4])
+    with pytest.raises(DataError, match="not the file that was recorded"):
+        record.fragments(project, project / "results")
+    path.unlink()
+    write_manifest(project / "records")
+    with pytest.raises(DataError, match="not whole"):
+        record.fragments(project, project / "results")
+
+
+def test_the_verdict_says_what_was_not_reached() -> None:
+    text = tables.verdict(lds_frame(0.45), differences_frame(-0.05), ceiling_frame())
+    assert "the goal of 0.5 is missed, and the interval lies on both sides of it" in text
+    assert "does not tell it apart from gradient cosine and gradient dot and TRAK" in text
+    assert "clearly" not in text
+    assert "interval lies below it" in tables.verdict(lds_frame(0.3), differences_frame(-0.3), pd.DataFrame())
+    assert "clearly below" in tables.verdict(lds_frame(0.3), differences_frame(-0.3), pd.DataFrame())
