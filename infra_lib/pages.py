@@ -14,6 +14,7 @@ import pandas as pd
 from infra_lib import data_pages, paper, tables
 from infra_lib.adapt import record as adapt_record
 from infra_lib.compare import determinism
+from infra_lib.explorer.page import write_explorer
 from infra_lib.files import write_text
 from infra_lib.frames import rows as each_row
 from infra_lib.layout import STAGES
@@ -25,7 +26,7 @@ from infra_lib.study import Study
 
 
 def write_generated(root: Path, study: str, results: Path) -> None:
-    """Write every generated fragment to ``results/generated``."""
+    """Write every generated fragment to ``results/generated``, and what the explorer loads."""
     records = {
         stage: json.loads((results / f"{stage}.provenance.json").read_text(encoding="utf-8"))
         for stage in STAGES
@@ -53,6 +54,7 @@ def write_generated(root: Path, study: str, results: Path) -> None:
     }
     for name, text in fragments.items():
         write_text(results / "generated" / f"{name}.md", text.rstrip() + "\n")
+    write_explorer(results)
 
 
 def landing(claims: pd.DataFrame, accuracy: pd.DataFrame, records: dict[str, Any]) -> str:
