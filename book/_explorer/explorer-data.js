@@ -97,7 +97,7 @@ window.infraExplorer = (() => {
       method: data.methods.map(({ key, name }) => [key, name]),
       level: [["example", "examples"], ["sentence", "sentences"], ["token", "tokens"]],
       reading: [["loss", "loss term"], ["position", "position"]],
-      show: [["both", "most helpful and most harmful"], ["helpful", "most helpful first"], ["harmful", "most harmful first"]],
+      show: [["both", "helpful and harmful"], ["helpful", "most helpful first"], ["harmful", "most harmful first"]],
       domain: counted("domain"), difficulty: counted("difficulty"), category: counted("category"),
     };
   };

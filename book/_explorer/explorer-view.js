@@ -54,7 +54,7 @@ infraExplorer.view = (() => {
     const one = { example: "an example", sentence: "a sentence", token: "a token" }[state.level];
     const words =
       `Score of ${one} on ${target.name} by ${method.name}, in ${method.units}. Purple hinders, orange helps. ` +
-      `The target is the log-likelihood of ${target.responses.toLocaleString("en")} correct responses.`;
+      `The target is the mean log-likelihood of ${target.responses.toLocaleString("en")} correct responses.`;
     return [
       make("ul", { class: "explorer-swatches", "aria-label": "Legend" }, ...down, swatch("", "near 0"), ...up),
       make("p", { class: "explorer-words" }, words),
@@ -74,16 +74,16 @@ infraExplorer.view = (() => {
     }
     const drawn = all ? parts : parts.slice(0, MOST);
     const sums = row.e[state.reading][infraExplorer.pairOf(data, state)];
-    const spans = drawn.map((part, i) => {
-      const closes = part.sentence >= 0 && drawn[i + 1]?.sentence !== part.sentence;
-      return make(
-        "span",
-        {
-          role: "option", class: `part ${shade(part.score, end)}${part.sentence < 0 ? " prompt" : ""}`, "data-part": i,
-          tabindex: i ? -1 : 0, "aria-selected": "false", "data-sum": closes ? ` ${number(sums[part.sentence])} ` : null,
-        },
-        shownText(part, i === parts.length - 1),
-      );
+    // A sentence's score stands behind its last character that can be seen, before a line's end. The bar says it
+    // too, so screen readers need not meet it here.
+    const last = new Map(drawn.flatMap((part, i) => (part.text.trim() || i === parts.length - 1 ? [[part.sentence, i]] : [])));
+    const spans = drawn.flatMap((part, i) => {
+      const kind = `part ${shade(part.score, end)}${part.sentence < 0 ? " prompt" : ""}`;
+      const closes = part.sentence >= 0 && last.get(part.sentence) === i;
+      const text = shownText(part, i === parts.length - 1);
+      const own = closes && text.trim() ? text.trimEnd() : text;
+      const span = make("span", { role: "option", class: kind, "data-part": i, tabindex: i ? -1 : 0, "aria-selected": "false" }, own);
+      return closes ? [span, make("span", { class: "sum", "aria-hidden": "true" }, number(sums[part.sentence])), text.slice(own.length)] : [span];
     });
     const name = `${state.level === "token" ? "Tokens" : "Sentences"} of ${title}: arrow keys move along them`;
     const list = make("div", { class: "explorer-text", role: "listbox", "aria-label": name, "aria-orientation": "horizontal" }, ...spans);
@@ -165,7 +165,7 @@ infraExplorer.view = (() => {
 
   /** Return the part that a key leads to from another, or null. */
   const step = (span, key) => {
-    const spans = [...span.parentElement.children];
+    const spans = [...span.parentElement.querySelectorAll(".part")];
     const parts = cards.get(span.closest(".explorer-card")).parts;
     const k = Number(span.dataset.part);
     const sentence = (way) => {

@@ -43,12 +43,14 @@ document.addEventListener("DOMContentLoaded", async () => {
   const after = button("Next", () => turnTo(1));
   const where = make("span", {});
   const pager = make("nav", { class: "explorer-pager", "aria-label": "Pages of examples" }, before, where, after);
-  const hint = "Point at a token, or tab to a text and use the arrow keys: its score stands here.";
+  const hint = "Point at a token or tap it, or tab to a text and use the arrow keys: its score stands here.";
   const bar = make("div", { class: "explorer-bar", role: "status", "aria-atomic": "true" }, hint);
-  const view = make("fieldset", {}, make("legend", {}, "View"), ...["target", "method", "level", "reading", "show"].map((n) => fields[n]));
+  const view = make("div", { class: "explorer-fields" }, ...["target", "method", "level", "reading", "show"].map((n) => fields[n]));
+  // Closed on a phone, where examples would be out of sight, unless something is searched for.
+  const filtered = ["q", "domain", "difficulty", "category"].some((name) => state[name]);
   const find = make(
-    "fieldset", {}, make("legend", {}, "Search and filter"), field("Search for words", controls.q, true),
-    ...["domain", "difficulty", "category"].map((n) => fields[n]),
+    "details", { open: filtered || matchMedia("(min-width: 600px)").matches }, make("summary", {}, "Search and filter"),
+    make("div", { class: "explorer-fields" }, field("Search for words", controls.q, true), ...["domain", "difficulty", "category"].map((n) => fields[n])),
   );
   const form = make("form", { class: "explorer-controls", "aria-label": "What to show", onsubmit: (event) => event.preventDefault() }, view, find);
   const tools = make("div", { class: "explorer-tools" }, copy, csv, reset, said, linkField);

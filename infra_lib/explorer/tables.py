@@ -15,8 +15,7 @@ import pandas as pd
 
 from infra_lib.attributes import score_table
 from infra_lib.explorer.score import Explored, TokenScores
-from infra_lib.influence import example_scores, response_positions
-from infra_lib.models import Encoded
+from infra_lib.influence import example_scores, response_positions, span_of_tokens
 from infra_lib.sentences import split_sentences
 
 COLUMNS = ["method", "target"]
@@ -90,7 +89,7 @@ def _layout(found: Explored) -> _Layout:
     tokens, sentences, owners, before = [], [], [], 0
     for example, row in zip(found.train, found.encoded, strict=True):
         spans = example.sentences or split_sentences(example.response)
-        own = sentence_of(row, [span.start for span in spans])
+        own = span_of_tokens(row.offsets, [(span.start, span.end) for span in spans], example.response)
         counts = np.bincount(own, minlength=len(spans))
         tokens.append(
             {
@@ -114,15 +113,6 @@ def _layout(found: Explored) -> _Layout:
         owners.append(np.concatenate([[before], before + 1 + own]))
         before += len(spans) + 1
     return _Layout(_joined(tokens), _joined(sentences), np.concatenate(owners))
-
-
-def sentence_of(row: Encoded, starts: list[int]) -> np.ndarray:
-    """Return the sentence of each response token: the last one that begins at or before the token [tokens].
-
-    The end token belongs to the last sentence (as in :func:`infra_lib.influence.sum_over_spans`).
-    """
-    places = [start for start, _ in row.offsets]
-    return (np.searchsorted(np.array(starts), places, side="right") - 1).clip(min=0)
 
 
 def _joined(parts: list[dict[str, list]]) -> pd.DataFrame:
