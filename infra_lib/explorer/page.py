@@ -168,11 +168,14 @@ def _searched(example: Example) -> str:
 def _ends(
     scores: np.ndarray, sentences: pd.DataFrame, tokens: pd.DataFrame, pairs: int
 ) -> dict[str, list[float]]:
-    """Return the ends of the colour scales: per level, and reading where it has two, one for each pair."""
+    """Return the ends of the colour scales: per level, and reading where it has two, one for each pair.
+
+    The prompt's share of the position reading is no token's and does not count.
+    """
     values = {"example": scores}
     for reading in READINGS:
         for level, frame in (("sentence", sentences), ("token", tokens)):
-            values[f"{level}-{reading}"] = _blocks(frame, reading, pairs)
+            values[f"{level}-{reading}"] = _blocks(frame[frame["index"] >= 0], reading, pairs)
     ends = {key: np.quantile(np.abs(block), END_AT, axis=1) for key, block in values.items()}
     sizes = {key: np.abs(block).max(axis=1) for key, block in values.items()}
     return {
