@@ -98,7 +98,7 @@ def score_methods(
         Where the factors of ``train`` are stored; they are fitted where they are not there.
     directions_at_once
         Directions, one for each method and target, that share a scoring pass; fewer take less memory and
-        more time.
+        more time. Batches shrink with their number, to the memory that two directions take.
 
     Raises
     ------
@@ -142,8 +142,10 @@ def score_methods(
     for start in range(0, len(keys), directions_at_once):
         # The engine knows directions by name, whatever they are of.
         some = {str(k): along[keys[k]] for k in range(len(keys))[start : start + directions_at_once]}
+        # As much memory as a pass of two directions takes; on a CPU larger batches only leave its caches.
+        room = {**size, "batch_tokens": max(1, 2 * batch_tokens // max(2, len(some)))}
         for score, found in ((token_scores, loss), (position_scores, position)):
-            for k, values in score(model, encoded, some, progress=progress, **size).items():
+            for k, values in score(model, encoded, some, progress=progress, **room).items():
                 found[keys[int(k)]] = values
     if "gradcos" in methods:
         own = gradient_norms(model, encoded, names, **size)
