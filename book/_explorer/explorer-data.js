@@ -155,11 +155,11 @@ window.infraExplorer = (() => {
 
   // --- What an example holds ---------------------------------------------------------------
 
-  /** Return the scores of an example's tokens for a pair of method and target. */
-  api.tokenScores = (row, reading, pair) => {
+  /** Return the scores of an example's tokens for a pair of method and target, and how far off they may be. */
+  const tokenScores = (row, reading, pair) => {
     const [scale, given] = row.q[reading][pair];
     const whole = Array.isArray(given) ? given : row.q[reading][given][1]; // or the place of the pair with the same
-    return whole.map((n) => n * scale);
+    return { scores: whole.map((n) => n * scale), off: scale / 2 };
   };
 
   /** Return the sentence of each token. */
@@ -169,7 +169,7 @@ window.infraExplorer = (() => {
     return owner;
   };
 
-  /** Return an example's parts at a level: {text, score, sentence, kind}, the prompt's with sentence −1. */
+  /** Return an example's parts at a level: {text, score, off, sentence, kind}, the prompt's with sentence −1. */
   api.parts = (data, example, row, state) => {
     const pair = api.pairOf(data, state);
     if (state.level === "example") {
@@ -185,8 +185,8 @@ window.infraExplorer = (() => {
       return [...first, ...parts];
     }
     const owner = api.sentencesOf(row);
-    const scores = api.tokenScores(row, state.reading, pair);
-    const parts = row.t.map((text, i) => ({ text, score: scores[i], sentence: owner[i], kind: row.k[owner[i]] }));
+    const { scores, off } = tokenScores(row, state.reading, pair);
+    const parts = row.t.map((text, i) => ({ text, score: scores[i], off, sentence: owner[i], kind: row.k[owner[i]] }));
     return [...first, ...parts];
   };
 

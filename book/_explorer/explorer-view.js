@@ -82,7 +82,10 @@ infraExplorer.view = (() => {
       const closes = part.sentence >= 0 && last.get(part.sentence) === i;
       const text = shownText(part, i === parts.length - 1);
       const own = closes && text.trim() ? text.trimEnd() : text;
-      const span = make("span", { role: "option", class: kind, "data-part": i, tabindex: i ? -1 : 0, "aria-selected": "false" }, own);
+      const name = text.trim() ? null : text.includes("\n") ? "line end" : "white space";
+      const span = make(
+        "span", { role: "option", class: kind, "data-part": i, tabindex: i ? -1 : 0, "aria-selected": "false", "aria-label": name }, own,
+      );
       return closes ? [span, make("span", { class: "sum", "aria-hidden": "true" }, number(sums[part.sentence])), text.slice(own.length)] : [span];
     });
     const name = `${state.level === "token" ? "Tokens" : "Sentences"} of ${title}: arrow keys move along them`;
@@ -149,7 +152,7 @@ infraExplorer.view = (() => {
     const pair = infraExplorer.pairOf(data, state);
     const k = Number(span.dataset.part);
     const part = parts[k];
-    const text = part.text.trim() ? `“${part.text.trim().slice(0, 60)}${part.text.trim().length > 60 ? "…" : ""}”` : part.text ? "white space" : shownText(part, k === parts.length - 1);
+    const text = part.text.trim() ? `“${part.text.trim().slice(0, 60)}${part.text.trim().length > 60 ? "…" : ""}”` : part.text ? span.getAttribute("aria-label") : shownText(part, k === parts.length - 1);
     const kind = part.sentence < 0 ? "prompt" : state.level;
     const says = [`${kind === "prompt" ? "the prompt" : kind} ${text}: `];
     const rest = [];
@@ -159,7 +162,7 @@ infraExplorer.view = (() => {
     } else if (part.sentence >= 0 && part.kind) rest.push(`kind ${part.kind}`);
     rest.push(`example ${number(example.scores[pair])}, rank ${rank.toLocaleString("en")}`);
     return [
-      ...says, make("strong", {}, `${number(part.score)} ${effect(part.score)}`), make("span", { class: "explorer-about" }, ` · ${rest.join(" · ")}`),
+      ...says, make("strong", {}, part.score === 0 && part.off ? `between −${number(part.off).slice(1)} and ${number(part.off)}` : `${number(part.score)} ${effect(part.score)}`), make("span", { class: "explorer-about" }, ` · ${rest.join(" · ")}`),
     ];
   };
 

@@ -5,8 +5,8 @@ too, where browsers allow no requests for data. Inside are ASCII and no ``<``, w
 has its invisible characters named (:func:`infra_lib.markup.visible`), and the page shows it as text.
 
 Token scores are whole numbers times a scale, one for each example, pair of method and target, and
-reading. With the largest score of an example M and :data:`STEPS` = 999, a shown score is off by at most
-M / (2 · 999), give or take the scale's own rounding in its sixth digit; scores of sentences and examples
+reading. With the largest score of an example M and :data:`STEPS` = 9999, a shown score is off by at most
+M / (2 · 9999), give or take the scale's own rounding in its sixth digit; scores of sentences and examples
 are not made from these but rounded to six digits themselves.
 """
 
@@ -35,8 +35,8 @@ FOLDER = "explorer"
 FORMAT = 1
 """Version of the files; the page refuses others."""
 
-STEPS = 999
-"""Whole numbers that stand for scores reach from −999 to 999."""
+STEPS = 9999
+"""Whole numbers that stand for scores reach from −9999 to 9999."""
 
 SHARD = 10
 """Examples in a shard."""

@@ -416,6 +416,20 @@ def test_the_keyboard_reaches_everything(reader) -> None:
     assert at() == 0
 
 
+def test_every_control_and_token_has_a_name(browser, html) -> None:
+    found = Reader(browser, f"file://{html}/explorer.html#show=helpful&domain=code")
+    unnamed = """[...document.querySelectorAll('#influence-explorer :is([role], button, summary)')].filter(
+        (e) => !(e.getAttribute('aria-label') || e.textContent).trim()).map((e) => e.outerHTML)"""
+    assert found.page.evaluate(unnamed) == ['<span class="explorer-said" role="status"></span>']
+    for control in found.page.locator("#influence-explorer :is(select, input:not([hidden]))").all():
+        assert control.evaluate("e => e.labels[0].textContent")
+    line_ends = found.page.locator('.part[aria-label="line end"]')
+    assert line_ends.count() > 0
+    line_ends.first.focus()
+    assert "token line end: " in found.bar()
+    found.close()
+
+
 def test_turning_a_page_moves_the_focus_to_its_beginning(reader) -> None:
     reader.choose("show", "helpful")
     reader.page.get_by_role("button", name="Next").focus()
