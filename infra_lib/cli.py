@@ -439,7 +439,6 @@ def stage_command(
         again = force or stage in os.environ.get(FORCE_VARIABLE, "").split(",")
         runner.run_stage(root, stage, pipeline.resolved_study(root, study), force=again)
         write_text(stamp, data_digest(read_provenance(folder) or {}) + "\n")
-        pipeline.date_stamp(stamp, pipeline.rule_inputs(root, pipeline.resolved_study(root, study), stage))
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -91,6 +92,8 @@ def run(root: Path, study: Study, stages: Sequence[str], *, force: bool = False)
     for stage in STAGES:
         if why_stale(root, stage, study):
             stamps[stage].unlink(missing_ok=True)
+        elif stamps[stage].exists() and lies_ahead(stamps[stage]):
+            os.utime(stamps[stage])  # Snakemake refuses an output older than its inputs
     before = {stage: path.stat().st_mtime_ns for stage, path in stamps.items() if path.exists()}
     targets = [str(stamps[stage]) for stage in stages]
     command = _snakemake(root, study, targets, force=force)
@@ -150,22 +153,21 @@ def stamp(root: Path, study: str, stage: str) -> Path:
     return stage_folder(study, "work", root) / f"{stage}.done"
 
 
-def date_stamp(path: Path, inputs: Sequence[str]) -> None:
-    """Date a stamp no earlier than what it was made from.
-
-    After a clock was set back inputs lie in the future; Snakemake refuses an output older than its inputs.
-    """
-    latest = max(Path(name).stat().st_mtime_ns for name in inputs)
-    if path.stat().st_mtime_ns < latest:
-        os.utime(path, ns=(latest, latest))
+def lies_ahead(path: str | Path) -> bool:
+    """Return whether a file is dated in the future, as after a clock was set back."""
+    return Path(path).stat().st_mtime > time.time()
 
 
 def rule_inputs(root: Path, study: Study, stage: str) -> list[str]:
-    """Return the files whose change makes Snakemake look at a stage again."""
+    """Return the files whose change makes Snakemake look at a stage again.
+
+    Content alone decides about a file dated in the future, which Snakemake would hold against any output.
+    """
     source = notebook_path(root, stage)
     modules = module_files(imported(source.read_text(encoding="utf-8")))
     earlier = [stamp(root, study.study, needed) for needed in STAGES[stage]]
-    return [str(path) for path in (source, *modules, *earlier)]
+    dated = [path for path in (source, *modules) if not lies_ahead(path)]
+    return [str(path) for path in (*dated, *earlier)]
 
 
 def rule_parameters(root: Path, study: Study, stage: str) -> str:

@@ -174,14 +174,15 @@ def _listed(kind: str, folder: Path) -> Iterator[Item]:
         problem = error.problem
         yield Item(kind, folder / MANIFEST, lambda: problem)
         return
-    yield from (_with_digest(kind, folder / name, digest) for name, digest in listed.items())
-    yield from _unrecorded(kind, folder, set(listed))
+    # The list may be what changed: a digest or a name in it reads as well as the right one.
+    yield from (_with_digest(kind, folder / name, digest, MANIFEST) for name, digest in listed.items())
+    yield from _unrecorded(kind, folder, set(listed), MANIFEST)
 
 
-def _unrecorded(kind: str, folder: Path, known: set[str]) -> Iterator[Item]:
+def _unrecorded(kind: str, folder: Path, known: set[str], where: str = "") -> Iterator[Item]:
     for path in files_below(folder):
         if str(path.relative_to(folder)) not in known:
-            yield Item(kind, path, lambda: "is not recorded")
+            yield Item(kind, path, lambda: f"is not recorded in {where}" if where else "is not recorded")
 
 
 def _sealed(kind: str, path: Path) -> Item:
@@ -197,15 +198,16 @@ def _sealed(kind: str, path: Path) -> Item:
     return Item(kind, path, check)
 
 
-def _with_digest(kind: str, path: Path, digest: str) -> Item:
+def _with_digest(kind: str, path: Path, digest: str, listed_in: str = "") -> Item:
     def check() -> str | None:
         try:
             same = file_digest(path) == digest
         except FileNotFoundError:
-            return "is missing"
+            return f"is missing, or misnamed in {listed_in}" if listed_in else "is missing"
         except OSError as error:
             return f"cannot be read ({error.strerror})"
-        return None if same else "is torn, or was changed since it was written"
+        damaged = "is torn, or was changed since it was written"
+        return None if same else damaged + (f", or its line in {listed_in} was" if listed_in else "")
 
     return Item(kind, path, check)
 
