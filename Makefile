@@ -10,7 +10,7 @@ LOCKED := $(BIN)/pip install --quiet --disable-pip-version-check --require-hashe
 
 PEERS := $(VENV)/.peers
 
-.PHONY: help setup peers benchmark lock wheel-smoke system sandbox book run test lint base serve status clean verify reliability faults
+.PHONY: help setup peers benchmark lock wheel-smoke system sandbox book run test lint base links archive readme serve status clean verify reliability faults
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 13
 
@@ -93,6 +93,16 @@ verify: setup  ## Check every result, record and page against its checksum
 base: setup  ## Train the base models again (about twelve minutes on two cores)
 	$(BIN)/infra run 02 --study $(STUDY) -p retrain_base=true --force
 	$(BIN)/infra verify --study $(STUDY) --update-records
+
+links: setup  ## Check every link of the built book; those that lead out need the network
+	$(BIN)/python tools/check_links.py --external
+
+archive: setup  ## Pack the built book and its results with a manifest
+	$(BIN)/python tools/archive_book.py
+
+readme: setup system  ## Write the README's table of claims and its pictures from the built book (STUDY=small)
+	$(BIN)/python tools/readme_claims.py --study $(STUDY)
+	$(BIN)/python tools/readme_picture.py
 
 serve: setup  ## Preview the built book on this machine
 	$(BIN)/infra serve

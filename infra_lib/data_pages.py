@@ -36,7 +36,7 @@ def sets_table() -> str:
         for entry in CATALOG.values()
     ]
     headers = ["name", "data set", "on the hub", "configuration / split", "licence"]
-    return tables.html_table(headers, rows, left=5, label="Data sets")
+    return tables.html_table(headers, rows, left=5, label="Data sets", stacked=True)
 
 
 def columns_table() -> str:
@@ -49,7 +49,9 @@ def columns_table() -> str:
         ]
         for entry in CATALOG.values()
     ]
-    return tables.html_table(["name", "needed", "used where there"], rows, left=3, label="Columns")
+    return tables.html_table(
+        ["name", "needed", "used where there"], rows, left=3, label="Columns", stacked=True
+    )
 
 
 def rules_table() -> str:
@@ -65,7 +67,9 @@ def rules_table() -> str:
 def difficulty_table() -> str:
     """Return the rules from labels to difficulties."""
     rows = [[tables.escape(name), tables.escape(text)] for name, text in RULES.items()]
-    return tables.html_table(["rule", "difficulty 1 to 5 (our choice)"], rows, left=2, label="Difficulty")
+    return tables.html_table(
+        ["rule", "difficulty 1 to 5 (our choice)"], rows, left=2, label="Difficulty", stacked=True
+    )
 
 
 def domains_table() -> str:
@@ -102,7 +106,9 @@ def prompts_table() -> str:
             tables.escape(starter.origin),
         ]
     )
-    return tables.html_table(["name", "template", "system turn", "from"], rows, left=4, label="Prompts")
+    return tables.html_table(
+        ["name", "template", "system turn", "from"], rows, left=4, label="Prompts", stacked=True
+    )
 
 
 def releases() -> str:

@@ -14,12 +14,14 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from infra_lib import style
 from infra_lib.frames import rows as each_row
 
 
+@style.drawn
 def length_by_difficulty(frame: pd.DataFrame) -> Figure:
     """Draw solution lengths. Columns: domain, difficulty, characters."""
     figure, axes = plt.subplots()
@@ -42,9 +44,10 @@ def length_by_difficulty(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+@style.drawn
 def loss_curves(frame: pd.DataFrame) -> Figure:
     """Draw training losses. Columns: tokens, loss, base_seed."""
-    figure, axes = plt.subplots(figsize=(6.6, 3.2))
+    figure, axes = plt.subplots(figsize=(6.0, 3.2))
     for dash, (seed, rows) in zip(("-", "--", ":", "-."), frame.groupby("base_seed"), strict=False):
         axes.plot(rows["tokens"] / 1e6, rows["loss"], dash, label=f"base {seed}")
     axes.set(xlabel="million tokens seen", ylabel="loss (nats per token)", yscale="log")
@@ -55,6 +58,7 @@ def loss_curves(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+@style.drawn
 def accuracy_by_difficulty(frame: pd.DataFrame) -> Figure:
     """Draw accuracy against difficulty. Columns: domain, difficulty, mean, low, high."""
     figure, axes = plt.subplots()
@@ -73,10 +77,11 @@ def accuracy_by_difficulty(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+@style.drawn
 def influence_heatmap(frame: pd.DataFrame) -> Figure:
     """Draw mean influence of groups. Columns: target, domain, difficulty, mean."""
     targets = sorted(frame["target"].unique(), reverse=True)
-    figure, panels = plt.subplots(1, len(targets), figsize=(6.8, 2.6), squeeze=False)
+    figure, panels = plt.subplots(1, len(targets), figsize=(6.0, 2.6), squeeze=False)
     bound = float(frame["mean"].abs().max()) or 1.0
     for axes, target in zip(panels[0], targets, strict=True):
         table = frame[frame["target"] == target].pivot(index="domain", columns="difficulty", values="mean")
@@ -104,10 +109,11 @@ def influence_heatmap(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+@style.drawn
 def influence_forest(frame: pd.DataFrame) -> Figure:
     """Draw mean influence with intervals. Columns: target, domain, difficulty, mean, low, high."""
     targets = sorted(frame["target"].unique(), reverse=True)
-    figure, panels = plt.subplots(1, len(targets), figsize=(6.8, 3.6), sharey=True, squeeze=False)
+    figure, panels = plt.subplots(1, len(targets), figsize=(6.0, 3.6), sharey=True, squeeze=False)
     for axes, target in zip(panels[0], targets, strict=True):
         part = frame[frame["target"] == target]
         for shift, (domain, rows) in zip((-0.12, 0.12), part.groupby("domain", sort=False), strict=False):
@@ -129,12 +135,13 @@ def influence_forest(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+@style.drawn
 def arm_composition(frame: pd.DataFrame) -> Figure:
     """Draw what arms train on. Columns: arm, domain, difficulty, examples."""
     domains = sorted(frame["domain"].unique(), reverse=True)
     arms = style.in_order(frame["arm"])
     figure, panels = plt.subplots(
-        1, len(domains), figsize=(6.8, 1.3 + 0.42 * len(arms)), sharey=True, squeeze=False
+        1, len(domains), figsize=(6.0, 1.3 + 0.42 * len(arms)), sharey=True, squeeze=False
     )
     levels = sorted(frame["difficulty"].unique())
     shades = sns.color_palette("viridis", len(levels))
@@ -156,11 +163,12 @@ def arm_composition(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+@style.drawn
 def arms(frame: pd.DataFrame) -> Figure:
     """Draw accuracy of arms with intervals. Columns: arm, domain, mean, low, high."""
     domains = sorted(frame["domain"].unique(), reverse=True)
     names = style.in_order(frame["arm"])
-    figure, panels = plt.subplots(1, len(domains), figsize=(6.8, 3.2), sharey=True, squeeze=False)
+    figure, panels = plt.subplots(1, len(domains), figsize=(6.0, 3.2), sharey=True, squeeze=False)
     for axes, domain in zip(panels[0], domains, strict=True):
         rows = frame[frame["domain"] == domain].set_index("arm").loc[names].reset_index()
         for position, row in rows.iterrows():
@@ -179,16 +187,18 @@ def arms(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+@style.drawn
 def paired_differences(frame: pd.DataFrame) -> Figure:
     """Draw paired differences. Columns: arm_a, arm_b, domain, difference, low, high."""
     labels = [f"{style.name_of(r.arm_a)} − {style.name_of(r.arm_b)}" for r in each_row(frame)]
     return effects(frame.assign(label=labels, mean=frame["difference"]), unit="difference in accuracy")
 
 
+@style.drawn
 def effects(frame: pd.DataFrame, *, unit: str, labels: Sequence[str] | None = None) -> Figure:
     """Draw a forest plot, one row per label. Columns: label, domain, mean, low, high."""
     names = list(labels or dict.fromkeys(frame["label"]))
-    figure, axes = plt.subplots(figsize=(6.8, 1.2 + 0.62 * len(names)))
+    figure, axes = plt.subplots(figsize=(6.0, 1.2 + 0.62 * len(names)))
     domains = sorted(frame["domain"].unique(), reverse=True)
     for shift, domain in zip((-0.13, 0.13), domains, strict=False):
         rows = frame[frame["domain"] == domain]
@@ -217,11 +227,63 @@ def effects(frame: pd.DataFrame, *, unit: str, labels: Sequence[str] | None = No
     return figure
 
 
+@style.drawn
+def verdicts(frame: pd.DataFrame) -> Figure:
+    """Draw every measured effect with its interval, by verdict, beside the direction that is reported.
+
+    One panel per unit; an effect's name stands above its interval, so that a narrow screen has room for
+    both. Columns: test, says, direction (up, down), mean, low, high, unit, verdict.
+    """
+    units = list(dict.fromkeys(frame["unit"]))
+    counts = [int((frame["unit"] == unit).sum()) for unit in units] or [1]
+    figure, panels = plt.subplots(
+        len(counts), 1, figsize=(5.3, 1.3 + 0.33 * sum(counts)), squeeze=False, height_ratios=counts
+    )
+    for axes, unit in zip(panels[:, 0], units, strict=False):
+        part = frame[frame["unit"] == unit].reset_index(drop=True)
+        reach = 1.1 * float(part[["low", "high", "mean"]].abs().max(axis=None)) or 1.0
+        for at, row in enumerate(each_row(part)):
+            colour, marker = style.VERDICT_COLOURS[row.verdict], style.VERDICT_MARKERS[row.verdict]
+            side = 1 if row.direction == "up" else -1
+            axes.text(-reach, at - 0.32, f"{row.test}  {row.says}", fontsize=8.5, va="center")
+            axes.plot([0, 0], [at, at + 0.36], color=style.INK, linewidth=1)
+            axes.plot([-reach, reach], [at + 0.18] * 2, color=style.LINES, linewidth=0.8, zorder=0)
+            axes.plot(
+                [row.low, row.high], [at + 0.18] * 2, color=colour, solid_capstyle="butt", linewidth=2.5
+            )
+            axes.plot(row.mean, at + 0.18, marker, color=colour, markersize=6.5)
+            axes.plot(
+                1.04 * side * reach, at + 0.18, ">" if side > 0 else "<", color=style.INK, markersize=4.5
+            )
+        axes.set(ylim=(len(part) - 0.4, -0.6), xlim=(-1.08 * reach, 1.08 * reach), yticks=[])
+        axes.set_xlabel(style.UNITS.get(unit, unit), fontsize=8.5)
+        axes.xaxis.set_major_locator(MaxNLocator(5, symmetric=True))
+        axes.tick_params(axis="x", labelsize=8.5)
+        axes.spines["left"].set_visible(False)
+        axes.grid(False)
+    handles = [
+        Line2D([], [], color=colour, marker=style.VERDICT_MARKERS[name], label=name, linewidth=2.5)
+        for name, colour in style.VERDICT_COLOURS.items()
+    ]
+    handles.append(Line2D([], [], color=style.INK, marker=">", label="side reported", linestyle="none"))
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=4,
+        fontsize=8.5,
+        columnspacing=1.1,
+        handletextpad=0.4,
+        handlelength=1.6,
+    )
+    return figure
+
+
+@style.drawn
 def arms_by_difficulty(frame: pd.DataFrame) -> Figure:
     """Draw accuracy of arms against difficulty. Columns: arm, domain, difficulty, mean, low, high."""
     domains = sorted(frame["domain"].unique(), reverse=True)
     names = style.in_order(frame["arm"])
-    figure, panels = plt.subplots(1, len(domains), figsize=(6.8, 3.6), sharey=True, squeeze=False)
+    figure, panels = plt.subplots(1, len(domains), figsize=(6.0, 3.6), sharey=True, squeeze=False)
     for axes, domain in zip(panels[0], domains, strict=True):
         for k, name in enumerate(names):
             rows = frame[(frame["domain"] == domain) & (frame["arm"] == name)]

@@ -4,7 +4,7 @@ Layout::
 
     _build/studies/<study>/study.json            the study as it was last opened
                            <stage>/data/*.parquet, *.json
-                                   figures/<name>.{svg,png,csv,md}
+                                   figures/<name>.{svg,png,csv,json,md}
                                    tables/<name>.md
                                    provenance.json
                                    notebook.ipynb, depends.json

@@ -6,14 +6,17 @@ Pages are written by hand and include these fragments, so that no number on a pa
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from infra_lib import data_pages, paper, tables
+from infra_lib import claim_pages, data_pages, paper, tables
 from infra_lib.adapt import record as adapt_record
+from infra_lib.card import draw_card
 from infra_lib.compare import determinism
+from infra_lib.drawing_functions import functions_page
 from infra_lib.explorer.page import write_explorer
 from infra_lib.files import write_text
 from infra_lib.frames import rows as each_row
@@ -33,8 +36,10 @@ def write_generated(root: Path, study: str, results: Path) -> None:
     }
     claims = pd.read_parquet(results / "data" / "06_summary" / "claims.parquet")
     accuracy = pd.read_parquet(results / "data" / "03_finetune_evaluate" / "accuracy.parquet")
+    arms = pd.read_parquet(results / "data" / "05_reweighting_arms" / "arms.parquet")
     fragments = {
-        "landing": landing(claims, accuracy, records),
+        **landing(claims, accuracy, records),
+        **claim_pages.fragments(claims, arms, records),
         "verdict_counts": verdict_counts(claims),
         "status": status(study, records),
         "determinism": determinism(root),
@@ -52,34 +57,45 @@ def write_generated(root: Path, study: str, results: Path) -> None:
         **write_performance(root, results),
         "plans": plans_table(root),
     }
+    fragments["functions"] = functions_page(results / "figures")
     for name, text in fragments.items():
         write_text(results / "generated" / f"{name}.md", text.rstrip() + "\n")
+    claims.to_csv(results / "generated" / "claims.csv", index=False)
+    write_text(results / "generated" / "landing_summary.txt", summary_sentence(claims) + "\n")
+    draw_card(results / "generated" / "card.png", claims, study)
     write_explorer(results)
 
 
-def landing(claims: pd.DataFrame, accuracy: pd.DataFrame, records: dict[str, Any]) -> str:
-    """Return the question, the answer in a sentence, and three numbers with their intervals."""
-    flip = claims[claims["test"].isin(["2a", "2b"])]
+def landing(claims: pd.DataFrame, accuracy: pd.DataFrame, records: dict[str, Any]) -> dict[str, str]:
+    """Return the parts of the landing page: the question with the answer, three numbers, and their origin."""
     confidence = records["06_summary"]["effective"]["confidence"]
-    cards = [_card(row, confidence) for row in each_row(flip)]
-    hard = claims[claims["test"] == "1a"]
-    cards += [_card(row, confidence) for row in each_row(hard)]
+    chosen = [claims[claims["test"] == test] for test in ("2a", "2b", "1a")]
+    cards = [_card(row, confidence, records) for rows in chosen for row in each_row(rows)]
     levels = " and ".join(
         f"{row.mean:.0%} of {tables.named(row.domain)} problems" for row in each_row(accuracy)
     )
     runs = int(accuracy["runs"].max())
-    return f"""<p class="infra-lede">A paper traced a language model's reasoning back to its training data
-and concluded: <strong>hard mathematics and easy code</strong> are what stimulates it. This book repeats
-the study where it can be repeated many times: {answer(claims)}</p>
-
-<div class="infra-cards">
+    return {
+        "landing_answer": f"""<p class="infra-lede">A paper traced a language model's reasoning back to its
+training data and concluded: <strong>hard mathematics and easy code</strong> are what stimulates it. This book
+repeats the study where it can be repeated many times: {answer(claims)}</p>
+""",
+        "landing_cards": f"""<div class="infra-cards">
 {chr(10).join(cards)}
 </div>
+""",
+        "landing_origin": f"""{tables.badge("computed", _origin(records))} every interval and verdict: a small
+transformer, trained and graded here for real, solves {levels} after fine-tuning ({runs} runs).
+{tables.badge("reported", "from the paper, not computed here")} the paper's own numbers, from models thousands
+of times larger; they stand beside ours on {{doc}}`claims`.
+""",
+    }
 
-{tables.badge("computed", _origin(records))} The model is a small transformer, trained and graded here
-for real: after fine-tuning it solves {levels} ({runs} runs). The paper's own numbers come from models
-thousands of times larger and are {tables.badge("reported")}; they stand beside ours on {{doc}}`claims`.
-"""
+
+def summary_sentence(claims: pd.DataFrame) -> str:
+    """Return the answer as plain text, for those who see a link to the book."""
+    said = re.sub(r"<[^>]*>", "", answer(claims))
+    return f"Hard mathematics and easy code, says a paper. This book runs the experiments again: {said}"
 
 
 def answer(claims: pd.DataFrame) -> str:
@@ -94,21 +110,21 @@ def answer(claims: pd.DataFrame) -> str:
 
 def verdict_counts(claims: pd.DataFrame) -> str:
     """Return the counts of verdicts as tags."""
-    order = [verdict for verdict in tables.VERDICTS if (claims["verdict"] == verdict).any()]
-    tags = [f"{int((claims['verdict'] == v).sum())} × {tables.verdict_tag(v)}" for v in order]
-    return f"<p>{' &nbsp; '.join(tags)}</p>"
+    return f'<p class="counts">{claim_pages.counts(claims)}</p>'
 
 
-def _card(row: Any, confidence: float) -> str:
+def _card(row: Any, confidence: float, records: dict[str, Any]) -> str:
     if row.verdict == "not measured":
-        value, interval = tables.NOT_AVAILABLE, ""
+        value, interval = tables.NOT_AVAILABLE, "this build has no experiment for it"
     else:
         value = f"{row.mean:+.{row.digits}f}".replace("-", "−")
+        stage = "05_reweighting_arms" if row.unit == "accuracy" else "04_example_influence"
+        value = tables.tip(value, claim_pages.provenance_line(records, stage))
         low, high = (f"{v:+.{row.digits}f}".replace("-", "−") for v in (row.low, row.high))
         interval = f"{confidence:.0%} interval [{low}, {high}] {row.unit}; {row.runs} runs, n = {row.n}"
     return (
-        f'<div class="infra-card"><div class="value">{value}</div><div class="range">{interval}</div>'
-        f'<div class="what">{tables.escape(row.says)}</div>{tables.verdict_tag(row.verdict)}</div>'
+        f'<div class="infra-card"><div class="value">{value} {tables.verdict_tag(row.verdict)}</div>'
+        f'<div class="what">{tables.escape(row.says)}</div><div class="range">{interval}</div></div>'
     )
 
 
@@ -157,7 +173,7 @@ def parameters(root: Path) -> str:
                 ]
             )
     headers = ["parameter", "default", "meaning", "it must be", "notebook"]
-    return tables.html_table(headers, rows, left=4, label="Parameters")
+    return tables.html_table(headers, rows, left=4, label="Parameters", stacked=True)
 
 
 def by_hand(root: Path) -> str:

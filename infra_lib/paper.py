@@ -8,8 +8,7 @@ from typing import Any
 
 import yaml
 
-from infra_lib.markup import attribute
-from infra_lib.tables import badge, escape, html_table
+from infra_lib.tables import badge, escape, html_table, tip
 
 MARKS = ("A", "B", "C", "I")
 
@@ -29,7 +28,7 @@ def mark_says(mark: str | None) -> str:
 def facts_table() -> str:
     """Return the table of facts with their marks."""
     rows = [[escape(f["item"]), escape(f["fact"]), _mark(f["mark"])] for f in load_paper()["facts"]]
-    return html_table(["what", "the paper", "mark"], rows, left=3, label="Facts of the paper")
+    return html_table(["what", "the paper", "mark"], rows, left=3, label="Facts of the paper", stacked=True)
 
 
 def numbers_table() -> str:
@@ -47,7 +46,11 @@ def numbers_table() -> str:
         for n in load_paper()["numbers"]
     ]
     headers = ["experiment", "model", "benchmark", "arm", "value", "mark"]
-    return badge("reported") + "\n\n" + html_table(headers, rows, left=6, label="Numbers of the paper")
+    return (
+        badge("reported")
+        + "\n\n"
+        + html_table(headers, rows, left=6, label="Numbers of the paper", stacked=True)
+    )
 
 
 def marks_list() -> str:
@@ -61,4 +64,4 @@ def bullet_list(key: str) -> str:
 
 
 def _mark(mark: str) -> str:
-    return f'<span title="{attribute(mark_says(mark))}">{mark}</span>'
+    return tip(escape(mark), mark_says(mark))

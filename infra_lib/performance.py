@@ -7,6 +7,7 @@ in ``records/benchmarks``. Where there is none, the page says so.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def write_performance(root: Path, results: Path) -> dict[str, str]:
             "memory",
             memory_figure(frame),
             frame,
+            results=_copied(root, results, "attribution"),
             alt="Peak memory above the loaded model against the number of parameters, on logarithmic axes, "
             "for fitting factors and for scoring, this library beside kronfluence. "
             + " ".join(
@@ -54,6 +56,7 @@ def write_performance(root: Path, results: Path) -> dict[str, str]:
             "cost",
             cost_figure(frame),
             frame,
+            results=_copied(root, results, "cost"),
             alt="Left: processor seconds against training tokens for fitting, token scores and position "
             "scores. Right: plain forward passes that scoring costs against the number of targets. "
             + " ".join(
@@ -73,10 +76,28 @@ def _read(root: Path, name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _shown(folder: Path, name: str, figure: Figure, data: pd.DataFrame, *, alt: str, caption: str) -> str:
+def _copied(root: Path, results: Path, name: str) -> str:
+    """Copy a benchmark's record to the book's results and return where it lies among them."""
+    target = f"data/performance/{name}.json"
+    (results / target).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(root / "records" / "benchmarks" / f"{name}.json", results / target)
+    return target
+
+
+def _shown(
+    folder: Path, name: str, figure: Figure, data: pd.DataFrame, *, results: str, alt: str, caption: str
+) -> str:
     """Write a figure's files and return the lines that include it."""
     style.save_figure(
-        folder, "performance", name, figure, data=data, alt=alt, caption=caption, page="/performance"
+        folder,
+        "performance",
+        name,
+        figure,
+        data=data,
+        alt=alt,
+        caption=caption,
+        page="/performance",
+        results=results,
     )
     return (folder / f"{name}.md").read_text(encoding="utf-8")
 
@@ -161,6 +182,7 @@ def memory_frame(record: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@style.drawn
 def memory_figure(frame: pd.DataFrame) -> Figure:
     """Draw peak memory against model size. Columns: library, step, parameters, mebibytes."""
     steps = list(dict.fromkeys(frame["step"]))
@@ -191,6 +213,7 @@ def memory_figure(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+@style.drawn
 def cost_figure(frame: pd.DataFrame) -> Figure:
     """Draw cost against tokens and targets. Columns: what, tokens, targets, seconds, forwards."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 3.4))

@@ -278,6 +278,8 @@ def gather(root: Path, study: str) -> Path:
             if (folder / kind).is_dir():
                 shutil.copytree(folder / kind, new / kind / stage)
         shutil.copy2(folder / "provenance.json", new / f"{stage}.provenance.json")
+        (new / "source").mkdir(exist_ok=True)
+        shutil.copy2(notebook_path(root, stage), new / "source")
     write_generated(root, study, new)
     check_fragments(new)
     write_manifest(new)

@@ -39,12 +39,25 @@ def published_notebook(root: Path, stage: str, path: Path) -> str:
     }
     for number, cell in enumerate(notebook["cells"], start=1):
         cell["metadata"] = {"tags": cell["metadata"].get("tags", [])}
-        if "injected-parameters" in cell["metadata"]["tags"]:
+        if prompt := _preparation(cell):
             cell["metadata"]["tags"].append("hide-input")
+            cell["metadata"]["mystnb"] = {"code_prompt_show": prompt, "code_prompt_hide": prompt}
         if "outputs" in cell:
             shown = [_shown(path, number, output) for output in cell["outputs"]]
             cell["outputs"] = [output for output in shown if output is not None]
     return json.dumps(notebook, indent=1, ensure_ascii=False).replace(f"{root}/", "") + "\n"
+
+
+def _preparation(cell: dict[str, Any]) -> str | None:
+    """Return under which words a page folds a cell away: parameters and imports; None for the others."""
+    tags = cell["metadata"]["tags"]
+    if "parameters" in tags:
+        return "The parameters, with their defaults"
+    if "injected-parameters" in tags:
+        return "The parameters of this study"
+    if cell["cell_type"] == "code" and not cell.get("outputs") and "open_stage(" in _joined(cell["source"]):
+        return "The imports"
+    return None
 
 
 def _shown(path: Path, number: int, output: dict[str, Any]) -> dict[str, Any] | None:

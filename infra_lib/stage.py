@@ -123,6 +123,7 @@ class Stage:
         self._part.mkdir(parents=True)
         self._summary: list[str] = []
         self._kept: dict[str, str] = {}
+        self._tables: dict[str, pd.DataFrame] = {}
         self._started = time.perf_counter()
         self._start_time = datetime.now(UTC)
         self.runs = self._final.parent / "runs"
@@ -187,6 +188,7 @@ class Stage:
         note = json.dumps({"study": self.params.study, "stage": self.name, "parameters": self._effective()})
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"infra": note.encode()})
         pq.write_table(table, path)
+        self._tables[name] = frame
         return path
 
     def write_json(self, name: str, value: Any) -> Path:
@@ -201,7 +203,10 @@ class Stage:
         return ShownFragment(text)
 
     def write_figure(self, name: str, figure: Any, *, data: pd.DataFrame, alt: str, caption: str) -> Any:
-        """Write a figure (SVG, PNG), its data (CSV) and its book fragment.
+        """Write a figure (SVG, PNG), its data (CSV), its record and its book fragment.
+
+        The record names the results file behind the figure: the table of this stage that holds its data,
+        or, where there is none, its data, written as a table ``figure_<name>``.
 
         Returns
         -------
@@ -210,9 +215,33 @@ class Stage:
         """
         from infra_lib.style import save_figure
 
+        table = self._table_of(data)
+        if table is None:
+            table = f"figure_{name}"
+            self.write_table(table, data)
         return save_figure(
-            self._part / "figures", self.name, name, figure, data=data, alt=alt, caption=caption
+            self._part / "figures",
+            self.name,
+            name,
+            figure,
+            data=data,
+            alt=alt,
+            caption=caption,
+            results=f"data/{self.name}/{table}.parquet",
         )
+
+    def _table_of(self, data: pd.DataFrame) -> str | None:
+        """Return the table that holds a figure's data: every column of it, and every row."""
+        for name, table in self._tables.items():
+            held = table is data or (
+                set(data.columns) <= set(table.columns)
+                and data.index.isin(table.index).all()
+                and table.index.is_unique
+                and table.loc[data.index, list(data.columns)].equals(data)
+            )
+            if held:
+                return name
+        return None
 
     def write_summary(self, lines: Sequence[str]) -> None:
         """Add lines to the summary that is printed after a run."""

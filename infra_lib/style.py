@@ -8,17 +8,18 @@ any common colour blindness can tell apart.
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import matplotlib as mpl
 import pandas as pd
 
-from infra_lib.files import write_text
-from infra_lib.markup import attribute, escape
+from infra_lib.files import write_json, write_text
+from infra_lib.markup import attribute, escape, visible
 
 INK, LINES = "#24292e", "#c9d1d9"
 PAGE_INKS = {INK: "currentColor", LINES: "var(--pst-color-border, #c9d1d9)"}
@@ -34,13 +35,16 @@ ARM_COLOURS = {
     "easy_easy": "#e69f00",
 }
 ARM_MARKERS = {"uniform": "o", "flip": "^", "reverse": "v", "hard_hard": "D", "easy_easy": "s"}
+VERDICT_COLOURS = {"reproduced": "#009e73", "not reproduced": "#cc3d6b", "undecided": "#8a8f96"}
+VERDICT_MARKERS = {"reproduced": "o", "not reproduced": "X", "undecided": "D"}
+UNITS = {"sd": "influence (standard deviations)", "accuracy": "difference in accuracy"}
 DIVERGING = "PuOr_r"
 """Colour map for signed values: orange helps, purple hinders, both darker with size."""
 
 NAMES = {"math": "mathematics", "code": "code", "hard_hard": "hard–hard", "easy_easy": "easy–easy"}
 
 _SETTINGS: dict[str, Any] = {
-    "figure.figsize": (6.6, 3.6),
+    "figure.figsize": (6.0, 3.5),
     "figure.facecolor": "none",
     "figure.constrained_layout.use": True,
     "axes.facecolor": "none",
@@ -90,6 +94,22 @@ def in_order(arms: Iterable[str]) -> list[str]:
     return sorted(set(arms), key=lambda arm: known.index(arm) if arm in known else len(known))
 
 
+_DRAWN_BY = "infra_drawn_by"
+_Arguments = ParamSpec("_Arguments")
+
+
+def drawn(function: Callable[_Arguments, Any]) -> Callable[_Arguments, Any]:
+    """Mark a function that draws: its figures remember which function drew them, and pages link to it."""
+
+    @functools.wraps(function)
+    def drawing(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Any:
+        figure = function(*args, **kwargs)
+        setattr(figure, _DRAWN_BY, f"{function.__module__}.{function.__name__}")
+        return figure
+
+    return drawing
+
+
 @dataclass(frozen=True)
 class ShownFigure:
     """A figure as a page shows it: the drawing itself, in the page's own ink, with alternative text."""
@@ -115,19 +135,23 @@ def save_figure(
     alt: str,
     caption: str,
     page: str | None = None,
+    results: str | None = None,
 ) -> ShownFigure:
-    """Write ``name`` as SVG, PNG and CSV, and the fragment that a page of the book includes.
+    """Write ``name`` as SVG, PNG and CSV, a record of where it is from, and the fragment of a page.
 
     Parameters
     ----------
     stage
-        The notebook that made the figure, which its caption links to.
+        The notebook that made the figure, which its line of links names.
     data
         What the figure shows, downloadable beside it.
     alt
         What a reader who cannot see it should know.
     page
-        What the caption links to instead, where no notebook made the figure.
+        What the links name instead, where no notebook made the figure.
+    results
+        The results file behind it, from the book's ``results`` folder, such as
+        ``data/06_summary/claims.parquet``.
     """
     import matplotlib.pyplot as plt
 
@@ -139,7 +163,18 @@ def save_figure(
     data.to_csv(folder / f"{name}.csv", index=False)
     identifier = f"fig-{stage[:2]}-{name.replace('_', '-')}"
     shown = ShownFigure(inline_svg(path.read_text(encoding="utf-8"), identifier), alt, caption, identifier)
-    write_text(folder / f"{name}.md", figure_fragment(stage, name, shown, page))
+    record = {
+        "identifier": identifier,
+        "stage": stage,
+        "name": name,
+        "alt": visible(alt),
+        "caption": visible(caption),
+        "function": getattr(figure, _DRAWN_BY, None),
+        "page": page or f"/results/{stage}",
+        "results": results,
+    }
+    write_json(folder / f"{name}.json", record)
+    write_text(folder / f"{name}.md", shown._repr_html_() + "\n")
     return shown
 
 
@@ -153,16 +188,3 @@ def inline_svg(svg: str, identifier: str) -> str:
     for ink, themed in PAGE_INKS.items():
         body = body.replace(ink, themed)
     return "\n".join(line for line in body.splitlines() if line.strip())
-
-
-def figure_fragment(stage: str, name: str, shown: ShownFigure, page: str | None = None) -> str:
-    """Return the MyST fragment of a figure: the drawing, its caption, its data and its origin."""
-    source = f"page <{page}>" if page else f"notebook </results/{stage}>"
-    base = f"/results/figures/{stage}/{name}"
-    return f"""{shown._repr_html_()}
-
-:::{{div}} figure-links
-{{download}}`data <{base}.csv>` · {{download}}`SVG <{base}.svg>` · {{download}}`PNG <{base}.png>` ·
-{{doc}}`{source}`
-:::
-"""

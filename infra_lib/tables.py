@@ -30,29 +30,65 @@ def named(key: object) -> str:
     return escape(name_of(key))
 
 
+def tip(shown: str, note: str, css: str = "") -> str:
+    """Return finished HTML with a note that pointer and keyboard bring up, and that is read aloud.
+
+    The note stands in the text: without a style sheet it follows in brackets.
+    """
+    if not note:
+        return f'<span class="{css}">{shown}</span>' if css else shown
+    classes = f"{css} tip".strip()
+    return (
+        f'<span class="{classes}" tabindex="0">{shown}'
+        f'<span class="tip-text" role="note"> ({escape(note)})</span></span>'
+    )
+
+
 def badge(kind: str, title: str = "") -> str:
-    """Return the badge that says where a number comes from."""
-    note = f' title="{attribute(title)}"' if title else ""
-    return f'<span class="badge-{kind}"{note}>{BADGES[kind]}</span>'
+    """Return the badge that says where a number comes from, its provenance on hover and on focus."""
+    return tip(BADGES[kind], title, f"badge-{kind}")
 
 
 def html_table(
-    headers: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1, label: str = ""
+    headers: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    left: int = 1,
+    label: str = "",
+    stacked: bool = False,
 ) -> str:
     """Return a table of ready-made cells; the first ``left`` columns are flush left, the rest right.
 
-    On a narrow screen the table scrolls inside its frame, which takes the keyboard's focus.
+    On a narrow screen the table scrolls inside its frame, which takes the keyboard's focus; a ``stacked``
+    one shows each row as a block there, every cell under its column's name, for tables of few long cells.
     """
 
     def side(i: int) -> str:
         return "l" if i < left else "r"
 
+    rows = list(rows)
     head = "".join(f'<th class="{side(i)}" scope="col">{escape(h)}</th>' for i, h in enumerate(headers))
     body = "\n".join(
         "<tr>" + "".join(f'<td class="{side(i)}">{cell}</td>' for i, cell in enumerate(row)) + "</tr>"
         for row in rows
     )
     name = f' role="region" aria-label="{attribute(label)}"' if label else ""
+    if stacked:
+        body = "\n".join(
+            '<tr role="row">'
+            + "".join(
+                f'<td role="cell" class="{side(i)}" data-label="{attribute(headers[i])}">'
+                f'<div class="cell">{cell}</div></td>'
+                for i, cell in enumerate(row)
+            )
+            + "</tr>"
+            for row in rows
+        )
+        return (
+            f'<div class="infra-table stacked mathjax_ignore" tabindex="0"{name}>\n<table role="table">\n'
+            f'<thead role="rowgroup"><tr role="row">{head}</tr></thead>\n'
+            f'<tbody role="rowgroup">\n{body}\n</tbody>\n</table>\n</div>\n'
+        )
     return (
         f'<div class="infra-table mathjax_ignore" tabindex="0"{name}>\n<table>\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>\n"
@@ -302,25 +338,34 @@ VERDICTS = {
 
 def verdict_tag(verdict: str) -> str:
     """Return a verdict as a coloured tag that explains itself."""
-    return f'<span class="verdict-{verdict.replace(" ", "-")}" title="{VERDICTS[verdict]}">{verdict}</span>'
+    return tip(verdict, VERDICTS[verdict], f"verdict-{verdict.replace(' ', '-')}")
 
 
-def claims_table(frame: pd.DataFrame) -> str:
-    """Return reported beside measured. Columns as :func:`infra_lib.claims.measure_claims` gives them."""
+def direction_word(direction: str) -> str:
+    """Return how a cell writes a reported direction."""
+    return "↑ above zero" if direction == "up" else "↓ below zero"
+
+
+def claims_table(frame: pd.DataFrame, origin: str = "") -> str:
+    """Return reported beside measured. Columns as :func:`infra_lib.claims.measure_claims` gives them.
+
+    Parameters
+    ----------
+    origin
+        Where the measured numbers come from, shown on hover and on focus.
+    """
     rows = []
     for r in each_row(frame):
         if r.verdict == "not measured":
             measured = NOT_AVAILABLE
         else:
-            measured = interval(r.mean, r.low, r.high, digits=r.digits, signed=True)
-            measured += f" {r.unit}<br><small>{r.runs} runs, n = {r.n}</small>"
-        reported = (
-            escape(r.reported) if r.reported else "direction only: " + ("↑" if r.direction == "up" else "↓")
-        )
-        mark = f' <sup title="{attribute(r.mark_says)}">{r.mark}</sup>' if r.mark else ""
-        rows.append([str(r.test), escape(r.says), reported + mark, measured, verdict_tag(r.verdict)])
-    headers = ["", "effect", "reported by the paper", "measured in this build", "verdict"]
-    return html_table(headers, rows, left=5, label="Reported beside measured")
+            value = interval(r.mean, r.low, r.high, digits=r.digits, signed=True) + f" {r.unit}"
+            measured = f"{tip(value, origin)}<br><small>{r.runs} runs, n = {r.n}</small>"
+        number = escape(r.reported) if r.reported else f"number {NOT_AVAILABLE}"
+        reported = f"{tip(number, r.mark_says)}<br><small>{direction_word(r.direction)}</small>"
+        rows.append([str(r.test), escape(r.says), reported, measured, verdict_tag(r.verdict)])
+    headers = ["test", "effect", "reported by the paper", "measured in this build", "verdict"]
+    return html_table(headers, rows, left=5, label="Reported beside measured", stacked=True)
 
 
 # --- Provenance --------------------------------------------------------------------------

@@ -51,10 +51,17 @@ def test_page_shows_the_record_and_its_origin(quick, tmp_path) -> None:
         assert f"{row['seconds']:.2f}" in ratios
         if "peer_seconds" in row:
             assert f"<strong>{row['peer_seconds'] / row['seconds']:.2f}</strong>" in ratios
+    file_of = {
+        "cost": "records/benchmarks/cost.json",
+        "memory": "records/benchmarks/attribution.json",
+    }
     for name in ("cost", "memory"):
         assert (tmp_path / "figures" / "performance" / f"{name}.csv").is_file()
         assert 'role="img" aria-label="' in fragments[f"performance_{name}"]
-        assert f"/results/figures/performance/{name}.png" in fragments[f"performance_{name}"]
+        assert (tmp_path / "figures" / "performance" / f"{name}.png").is_file()
+        shown = json.loads((tmp_path / "figures" / "performance" / f"{name}.json").read_text())
+        assert shown["function"] == f"infra_lib.performance.{name}_figure"
+        assert (tmp_path / shown["results"]).read_bytes() == (quick / file_of[name]).read_bytes()
 
 
 def test_a_record_without_the_peer_says_not_available(quick, tmp_path) -> None:

@@ -110,7 +110,10 @@ def test_figures_come_with_data_alternative_text_and_fragment(project) -> None:
     )
     stage.close()
     folder = stage.folder / "figures"
-    assert {path.suffix for path in folder.iterdir()} == {".svg", ".png", ".csv", ".md"}
+    assert {path.suffix for path in folder.iterdir()} == {".svg", ".png", ".csv", ".json", ".md"}
+    record = json.loads((folder / "f.json").read_text(encoding="utf-8"))
+    assert record["results"] == "data/01_data/figure_f.parquet"
+    assert (stage.folder / "data" / "figure_f.parquet").is_file()
     (label,) = re.findall(r'aria-label="([^"]*)"', shown._repr_html_())
     assert html.unescape(label) == 'A <line> "up"'
     assert "<" not in label

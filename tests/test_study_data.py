@@ -8,7 +8,8 @@ import pytest
 
 from infra_lib.errors import DataError, ParameterError
 from infra_lib.examples import Example, write_jsonl
-from infra_lib.study import make_study
+from infra_lib.reweight import build_arm
+from infra_lib.study import load_study, make_study
 from infra_lib.study_data import by_length, check_sources, choose, load_splits, without_overlap
 
 SIZES = {"train_examples": 20, "swap_pool_examples": 20, "target_examples": 20, "test_examples": 20}
@@ -26,6 +27,18 @@ def test_the_small_world_comes_as_before(root) -> None:
     data = load_splits(study(), root)
     assert {name: len(rows) for name, rows in data.splits.items()} == dict.fromkeys(data.splits, 20)
     assert data.reports == []
+
+
+@pytest.mark.parametrize("name", ["smoke", "small"])
+def test_a_shipped_study_has_all_it_asks_for_and_its_pool_suffices_for_its_arms(root, name) -> None:
+    shipped = load_study(root / "notebooks" / "studies", name)
+    data = load_splits(shipped, root)
+    assert {split: len(rows) for split, rows in data.splits.items()} == {
+        split: getattr(shipped, f"{split}_examples") for split in data.splits
+    }
+    for arm in shipped.arms:
+        built = build_arm(arm, data.splits["train"], data.splits["swap_pool"])
+        assert len(built.examples) == shipped.train_examples
 
 
 def test_files_generated_worlds_and_catalog_mix_in_equal_shares(root, tmp_path) -> None:

@@ -34,7 +34,9 @@ def block(self: Any, node: nodes.math_block) -> None:
         .replace(r"\end{aligned}", r"\end{align*}")
     )
     formula = convert(latex, display="block")
-    self.body.append(f'<div class="math-block">{anchor}<div class="formula">{formula}</div>{number}</div>\n')
+    self.body.append(
+        f'<div class="math-block">{anchor}<div class="formula" tabindex="0">{formula}</div>{number}</div>\n'
+    )
     raise nodes.SkipNode
 
 

@@ -34,6 +34,7 @@ def in_order(methods: Iterable[str]) -> list[str]:
     return sorted(set(methods), key=lambda m: known.index(m) if m in known else len(known))
 
 
+@style.drawn
 def readings(frame: pd.DataFrame, *, inner: float = 0.98) -> Figure:
     """Draw how often each pair of readings occurs. Columns: target, loss, position.
 
@@ -72,6 +73,7 @@ def readings(frame: pd.DataFrame, *, inner: float = 0.98) -> Figure:
     return figure
 
 
+@style.drawn
 def damping_sweep(frame: pd.DataFrame, *, damping: float) -> Figure:
     """Draw rank agreement with the default damping. Columns: target, method, damping, spearman."""
     targets = sorted(frame["target"].unique(), reverse=True)
@@ -98,6 +100,7 @@ def damping_sweep(frame: pd.DataFrame, *, damping: float) -> Figure:
     return figure
 
 
+@style.drawn
 def method_heatmap(frame: pd.DataFrame) -> Figure:
     """Draw rank agreement between methods. Columns: target, first, second, spearman."""
     targets = sorted(frame["target"].unique(), reverse=True)
@@ -128,6 +131,7 @@ def method_heatmap(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+@style.drawn
 def convergence(frame: pd.DataFrame) -> Figure:
     """Draw how refinement goes on. Columns: solver, damping, target, passes, natural, gain."""
     dampings = sorted(frame["damping"].unique())

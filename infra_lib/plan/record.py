@@ -73,5 +73,5 @@ def plans_table(root: Path) -> str:
         "three epochs of fine-tuning, generation, factors, and scores of two targets. Memory is per device; "
         "time supposes 40 % of the data sheet's peak (our choice).</p>"
     )
-    table = html_table(headers, rows, left=5, label="Plans of published models")
+    table = html_table(headers, rows, left=5, label="Plans of published models", stacked=True)
     return f"{badge('recorded')}\n\n{table}{note}"

@@ -2,68 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import re
-import shutil
-import threading
 
 import pytest
+from book_browser import IN_BROWSER
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.xdist_group("smoke"),
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)"),
-]
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-@pytest.fixture(scope="module")
-def html(smoke):
-    """The smoke study's book, built with warnings fatal."""
-    done = smoke.infra("book", "--study", "smoke")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "The book is at" in done.stdout
-    return smoke.folder / "_build" / "html"
-
-
-@pytest.fixture(scope="module")
-def pages(html) -> list[str]:
-    skipped = {"genindex.html", "search.html", "py-modindex.html"}
-    found = [str(path.relative_to(html)) for path in sorted(html.rglob("*.html"))]
-    return [name for name in found if name not in skipped and not name.startswith("_static")]
-
-
-@pytest.fixture(scope="module")
-def address(html):
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    handler = functools.partial(Quiet, directory=str(html))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield started
-        started.close()
+pytestmark = IN_BROWSER
 
 
 def test_every_page_loads_without_errors_and_without_the_network(browser, address, pages) -> None:
@@ -159,8 +103,11 @@ def test_landing_page_says_claim_finding_and_commands_on_one_screen(browser, add
     for words in ("hard mathematics and easy code", "came out as reported", "make book", "make test"):
         assert words in text
     assert page.locator(".infra-card").count() == 3
-    commands = page.locator("article pre").first.bounding_box()
-    assert commands["y"] + commands["height"] < 900
+    assert page.locator(".infra-card .range").filter(has_text="interval [").count() == 3
+    shown = [".landing-picture svg", ".infra-card >> nth=2", ".landing-side .badge-computed"]
+    for part in [*shown, ".landing-side .badge-reported", "article pre >> nth=0"]:
+        box = page.locator(part).first.bounding_box()
+        assert box["y"] + box["height"] < 900, part
     page.close()
 
 
@@ -202,6 +149,8 @@ def test_claims_page_shows_every_test_of_every_claim(browser, address) -> None:
         for entry in claim["tests"]:
             assert entry["says"] in text
     assert "not available" in text
+    for number in load_paper()["numbers"]:
+        assert f"{number['value']:g} %" in text
     page.close()
 
 

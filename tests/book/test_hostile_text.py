@@ -57,6 +57,9 @@ def fragments() -> dict[str, str]:
     lines = [pages.status(text, {"06_summary": records[text]}).split("## ")[0] for text in SHOWN]
     return {
         "cells": tables.html_table(SHOWN, [[tables.escape(text)] for text in SHOWN], label="Cells"),
+        "blocks": tables.html_table(
+            SHOWN, [[tables.escape(text) for text in SHOWN]], label="Blocks", stacked=True
+        ),
         "labels": "".join(tables.html_table(["x"], [["1"]], label=text) for text in SHOWN),
         "badges": " ".join(tables.badge("computed", text) for text in SHOWN),
         "gallery": tables.example_gallery(frame),
@@ -129,6 +132,7 @@ def book(root, tmp_path_factory) -> Path:
     write_manifest(results)
     includes = [f"## Part {i}\n\n```{{include}} results/{name}.md\n```\n" for i, name in enumerate(made)]
     includes.append("## Figure\n\n```{include} results/figures/01_data/x.md\n```\n")
+    includes.append("## Numbered\n\n```{build-figure} 01_data/x\n:name: fig-x\n```\n\n{numref}`fig-x`\n")
     (folder / "book" / "index.md").write_text("# Hostile\n\n" + "\n".join(includes), encoding="utf-8")
     toc = "format: jb-book\nroot: index\nchapters:\n  - file: results/01_data\n"
     (folder / "book" / "_toc.yml").write_text(toc)
@@ -164,16 +168,35 @@ def test_every_cell_shows_its_text_to_the_letter(record_property, book, page) ->
     assert heads == [visible(text) for text in SHOWN]
 
 
+def typed(text: str) -> str:
+    """Return text with a typesetter's quotes, dashes and dots as they were typed: badges stand in prose."""
+    for set_, typed_ in (
+        ("’", "'"),
+        ("‘", "'"),
+        ("“", '"'),
+        ("”", '"'),
+        ("—", "---"),
+        ("–", "--"),
+        ("…", "..."),
+    ):
+        text = text.replace(set_, typed_)
+    return text
+
+
 @pytest.mark.reliability(kind="bad input", title="hostile text in captions, labels, titles and cards")
 def test_labels_titles_captions_and_cards_show_their_text(record_property, book) -> None:
     record_property("inputs", len(SHOWN))
     page = article(book, "index.html")
     labels = [div.get("aria-label") for div in page.find_all("div", attrs={"role": "region"})]
-    badges = [span.get("title") for span in page.find_all("span", class_="badge-computed")]
+    badges = [typed(text_of(note)[2:-1]) for note in page.select(".badge-computed > .tip-text")]
     for text in map(visible, SHOWN):
         assert text in labels
-        assert text in badges
+        assert typed(text) in badges
     assert text_of(page.find("figcaption")) == visible("\n\n".join(SHOWN))
+    numbered = page.find_all("figcaption")[-1].select_one(".caption-text")
+    assert numbered.get_text().split() == visible("\n\n".join(SHOWN)).split()
+    blocks = page.find("div", attrs={"aria-label": "Blocks"}).find_all("td")
+    assert [block["data-label"] for block in blocks] == [visible(text) for text in SHOWN]
     assert page.find("svg")["aria-label"] == visible(" \n\n".join(SHOWN))
     responses = {text_of(card) for card in page.find_all("div", class_="example-response")}
     assert {visible(text) for text in SHOWN if text == text.rstrip("\n")} <= responses

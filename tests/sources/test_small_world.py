@@ -118,6 +118,12 @@ def test_levels_and_domains_are_in_equal_parts(splits) -> None:
     assert set(counts.values()) == {4}
 
 
+def test_no_split_asks_a_question_twice_not_even_at_two_levels() -> None:
+    world = make_splits(SplitSizes(train=600, swap_pool=0, target=0, test=300), seed=0)
+    for rows in (world.train, world.test):
+        assert len({ex.question for ex in rows}) == len(rows)
+
+
 def test_one_splits_size_changes_nothing_in_another(splits) -> None:
     other = make_splits(SplitSizes(train=60, swap_pool=0, target=0, test=20), seed=0)
     assert other.test == splits.test

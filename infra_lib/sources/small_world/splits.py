@@ -72,7 +72,8 @@ def make_splits(
         where it does not divide).
     seed
         Of everything drawn. Each split, domain and level draws from its own stream, so the size of
-        one changes nothing in another.
+        one split changes nothing in another; a level leaves out what an easier one has (two code
+        tasks of different length can do the same).
     difficulties
         Levels, each from 1 to 5.
     exploratory_fraction, mend_fraction, conversational_fraction
@@ -88,20 +89,24 @@ def make_splits(
     made = {}
     for split in SHARES:
         examples: list[Example] = []
+        taken: set[str] = set()
         cells = [(domain, level) for domain in DOMAINS for level in sorted(difficulties)]
         total = getattr(sizes, split)
         for index, (domain, level) in enumerate(cells):
             count = total // len(cells) + (index < total % len(cells))
-            examples += _draw_cell(
+            cell = _draw_cell(
                 split,
                 domain,
                 level,
                 count,
+                frozenset(taken),
                 seed=seed,
                 exploratory_fraction=exploratory_fraction,
                 mend_fraction=mend_fraction,
                 conversational_fraction=conversational_fraction,
             )
+            examples += cell
+            taken |= {str(example.question) for example in cell}
         made[split] = examples
     check_disjoint(**made)
     return Splits(**made)
@@ -133,14 +138,15 @@ def _draw_cell(
     domain: str,
     level: int,
     count: int,
+    taken: frozenset[str],
     *,
     seed: int,
     exploratory_fraction: float,
     mend_fraction: float,
     conversational_fraction: float,
 ) -> list[Example]:
-    """Draw ``count`` examples of one split, domain and level with distinct questions."""
-    questions = _questions(split, domain, level, count, seed)
+    """Draw ``count`` examples of one split, domain and level: distinct questions, none ``taken`` before."""
+    questions = _questions(split, domain, level, count, taken, seed)
     rng = random.Random(f"words/{seed}/{split}/{domain}/{level}")
     examples = []
     for number, question in enumerate(questions):
@@ -168,7 +174,7 @@ def _draw_cell(
 
 @lru_cache(maxsize=256)
 def _questions(
-    split: str, domain: str, level: int, count: int, seed: int
+    split: str, domain: str, level: int, count: int, taken: frozenset[str], seed: int
 ) -> tuple[math_stories.Story | code_tasks.Task, ...]:
     rng = random.Random(f"questions/{seed}/{split}/{domain}/{level}")
     draw = math_stories.draw_story if domain == "math" else code_tasks.draw_task
@@ -177,7 +183,7 @@ def _questions(
     while len(found) < count:
         question = draw(rng, level)
         key = question.question
-        if key in found or split_of(key) != split:
+        if key in found or key in taken or split_of(key) != split:
             misses += 1
             if misses > _MISSES:
                 raise ParameterError(
