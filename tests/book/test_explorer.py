@@ -16,6 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fuzz"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "explorer"))
+from book_browser import IN_BROWSER
 from hostile import TEXTS
 from made_up import files_of
 
@@ -23,19 +24,7 @@ from infra_lib.checksums import write_manifest
 from infra_lib.examples import Example, is_text
 from infra_lib.markup import visible
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.xdist_group("smoke"),
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)"),
-]
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-]
+pytestmark = IN_BROWSER
 
 ALL = 2000
 SCRIPT = "<script>window.__pwned=1</script><img src=x onerror='window.__pwned=2'>"
@@ -100,23 +89,6 @@ def made_up(root, tmp_path_factory) -> Path:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder / "_build" / "html"
-
-
-@pytest.fixture(scope="module")
-def html(smoke) -> Path:
-    done = smoke.infra("book", "--study", "smoke")
-    assert done.returncode == 0, done.stderr[-3000:]
-    return smoke.folder / "_build" / "html"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -647,6 +619,36 @@ CONTRAST = """(() => {
   return least;
 })()"""
 """Least contrast between a text of the explorer and what is behind it, as WCAG counts it."""
+
+
+@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")])
+def test_axe_finds_nothing_serious_in_any_view(browser, html, made_up, width: int, theme: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = []
+    views = (
+        (html, ""),
+        (html, "#reading=position"),
+        (html, "#level=example"),
+        (made_up, "#level=sentence&q=evil"),
+    )
+    for book, view in views:
+        reader = Reader(
+            browser,
+            f"file://{book}/explorer.html{view}",
+            viewport={"width": width, "height": 900},
+            color_scheme=theme,
+        )
+        reader.page.locator(".explorer-every summary").first.click()
+        result = Axe().run(reader.page).response
+        assert len(result["passes"]) > 10
+        found += [
+            (view, violation["id"], violation["nodes"][0]["html"][:200])
+            for violation in result["violations"]
+            if violation["impact"] in ("serious", "critical")
+        ]
+        reader.page.close()  # axe asks for style sheets, which a browser refuses on pages from disk
+    assert not found
 
 
 def test_the_scale_is_the_books_in_both_themes(browser, made_up) -> None:
