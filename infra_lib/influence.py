@@ -359,17 +359,41 @@ def example_scores(token_level: Mapping[str, Sequence[np.ndarray]]) -> dict[str,
     }
 
 
+def span_of_tokens(
+    offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]], text: str = ""
+) -> np.ndarray:
+    """Return the span to which each token belongs [tokens].
+
+    A token belongs to the span that holds the first of its characters that is no white space: most
+    tokenizers begin a word's token with the space in front, which is the sentence before's. Tokens of
+    white space alone go by their first character, and so do all where no text is given; tokens at or
+    after the last span's end (an end token) belong to the last span.
+
+    Parameters
+    ----------
+    text
+        What offsets and spans count characters of.
+    """
+    first = []
+    for start, end in offsets:
+        piece = text[start:end]
+        first.append(start + (len(piece) - len(piece.lstrip()) if piece.strip() else 0))
+    owner = np.searchsorted(np.array([start for start, _ in spans]), first, side="right") - 1
+    return owner.clip(min=0)
+
+
 def sum_over_spans(
-    values: np.ndarray, offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
+    values: np.ndarray,
+    offsets: Sequence[tuple[int, int]],
+    spans: Sequence[tuple[int, int]],
+    text: str = "",
 ) -> np.ndarray:
     """Return the sum of token scores in each character span [spans].
 
-    A token belongs to the span that holds its first character; tokens at or after the last span's end
-    (an end token) belong to the last span, so that the sums over all spans give the example's score.
+    Each token is in one span (:func:`span_of_tokens`), so that the sums over all spans give the example's
+    score.
     """
-    starts = np.array([start for start, _ in spans])
-    owner = np.searchsorted(starts, [start for start, _ in offsets], side="right") - 1
-    return np.bincount(owner.clip(min=0), weights=values, minlength=len(spans))
+    return np.bincount(span_of_tokens(offsets, spans, text), weights=values, minlength=len(spans))
 
 
 def response_positions(row: Encoded, values: np.ndarray) -> tuple[float, np.ndarray]:

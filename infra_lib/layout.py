@@ -40,6 +40,7 @@ STAGES: dict[str, tuple[str, ...]] = {
         "05_reweighting_arms",
     ),
     "07_method": ("01_data", "03_finetune_evaluate"),
+    "08_explorer": ("01_data", "03_finetune_evaluate", "04_example_influence"),
     "09_validation": ("01_data", "02_base_model", "03_finetune_evaluate"),
 }
 """The notebooks in order, and the stages that each reads from."""

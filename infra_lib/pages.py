@@ -17,6 +17,7 @@ from infra_lib.adapt import record as adapt_record
 from infra_lib.card import draw_card
 from infra_lib.compare import determinism
 from infra_lib.drawing_functions import functions_page
+from infra_lib.explorer.page import write_explorer
 from infra_lib.files import write_text
 from infra_lib.frames import rows as each_row
 from infra_lib.layout import STAGES
@@ -29,7 +30,7 @@ from infra_lib.validation import record as validation_record
 
 
 def write_generated(root: Path, study: str, results: Path) -> None:
-    """Write every generated fragment to ``results/generated``."""
+    """Write every generated fragment to ``results/generated``, and what the explorer loads."""
     records = {
         stage: json.loads((results / f"{stage}.provenance.json").read_text(encoding="utf-8"))
         for stage in STAGES
@@ -64,6 +65,7 @@ def write_generated(root: Path, study: str, results: Path) -> None:
     claims.to_csv(results / "generated" / "claims.csv", index=False)
     write_text(results / "generated" / "landing_summary.txt", summary_sentence(claims) + "\n")
     draw_card(results / "generated" / "card.png", claims, study)
+    write_explorer(results)
 
 
 def landing(claims: pd.DataFrame, accuracy: pd.DataFrame, records: dict[str, Any]) -> dict[str, str]:

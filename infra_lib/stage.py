@@ -149,6 +149,11 @@ class Stage:
             raise unknown("stage", stage, list(self._upstream))
         return stage_folder(self.params.study, stage, self.root)
 
+    def workspace_of(self, stage: str) -> Path:
+        """Return the folder of an earlier stage's checkpoints, such as factors; it may hold nothing."""
+        self.folder_of(stage)
+        return self._final.parent / "work" / stage
+
     def read_table(self, stage: str, name: str) -> pd.DataFrame:
         """Read a table that an earlier stage wrote.
 

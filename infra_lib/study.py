@@ -157,6 +157,17 @@ class Study(BaseModel):
     refine_passes: int = Field(4, ge=1, le=1000, description="a whole number from 1 to 1000")
     refine_batch: int = Field(16, ge=1, description="a whole number, 1 or more")
 
+    explorer_model: int = Field(
+        0, ge=0, description="a whole number, 0 or more, below the number of base_seeds"
+    )
+    explorer_methods: list[Literal["ekfac", "kfac", "graddot", "gradcos"]] = Field(
+        ["ekfac", "kfac", "graddot", "gradcos"],
+        min_length=1,
+        description="a non-empty list of distinct ones of ekfac, kfac, graddot, gradcos",
+    )
+    explorer_examples: int = Field(2000, ge=4, description="a whole number, 4 or more")
+    explorer_directions: int = Field(6, ge=1, description="a whole number, 1 or more")
+
     arms: list[Literal["uniform", "flip", "reverse", "hard_hard", "easy_easy"]] = Field(
         ["uniform", "flip", "reverse"],
         min_length=1,
@@ -239,6 +250,7 @@ class Study(BaseModel):
             "fine_tune_seeds",
             "method_dampings",
             "refine_dampings",
+            "explorer_methods",
             "validation_without",
             "validation_dampings",
             "validation_refine_dampings",
@@ -257,6 +269,9 @@ class Study(BaseModel):
             raise ParameterError("removal_methods", self.removal_methods, f"without {absent[0]} too")
         if self.base_model and len(self.base_seeds) > 1:
             raise ParameterError("base_seeds", self.base_seeds, "one seed where base_model is given")
+        if self.explorer_model >= len(self.base_seeds):
+            below = f"below {len(self.base_seeds)}, the number of base_seeds"
+            raise ParameterError("explorer_model", self.explorer_model, below)
         if len(self.easy) != len(self.hard) or set(self.easy) & set(self.hard):
             raise ParameterError(
                 "hard", self.hard, f"as long as easy ({self.easy}) and share no level with it"

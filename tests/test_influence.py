@@ -13,6 +13,7 @@ from infra_lib.influence import (
     example_scores,
     position_scores,
     precondition,
+    span_of_tokens,
     sum_over_spans,
     target_gradient,
     token_scores,
@@ -213,6 +214,30 @@ def test_span_sums_add_up_and_end_tokens_belong_to_the_last_span() -> None:
     sums = sum_over_spans(values, [(0, 2), (2, 5), (5, 9), (9, 9)], [(0, 4), (4, 9)])
     assert sums.tolist() == [3.0, 12.0]
     assert sums.sum() == values.sum()
+
+
+def test_a_word_belongs_to_its_sentence_and_not_to_the_space_before_it(tokenizer, splits) -> None:
+    example = next(e for e in splits.train if e.domain == "math")
+    row = encode(tokenizer, example, end_token=True)
+    spans = [(s.start, s.end) for s in example.sentences]
+    owner = span_of_tokens(row.offsets, spans, example.response)
+    assert sorted(set(owner)) == list(range(len(spans)))
+    spaced = 0
+    for (start, end), k in zip(row.offsets, owner, strict=True):
+        piece = example.response[start:end]
+        inked = start + len(piece) - len(piece.lstrip())
+        assert spans[k][0] <= inked < spans[k][1] or k == len(spans) - 1
+        spaced += start < spans[k][0] <= inked
+    assert spaced > 0  # tokens that begin with the space of the sentence before
+    values = np.arange(row.n_tokens, dtype=np.float64)
+    assert sum_over_spans(values, row.offsets, spans, example.response).sum() == values.sum()
+
+
+def test_white_space_alone_goes_by_its_first_character() -> None:
+    text = "One.\n\n Two."
+    offsets = [(0, 4), (4, 6), (6, 10), (10, 11), (11, 11)]
+    assert span_of_tokens(offsets, [(0, 6), (6, 11)], text).tolist() == [0, 0, 1, 1, 1]
+    assert span_of_tokens([(0, 4), (4, 7), (7, 11)], [(0, 7), (7, 11)], text).tolist() == [0, 0, 1]
 
 
 def test_conv1d_layers_score_like_linear_ones(tokenizer, splits) -> None:

@@ -135,8 +135,8 @@ def _sentence_table(inputs: Inputs, tokens: Mapping[str, list[np.ndarray]], norm
             share, own = _split(row, values)
             spans = _spans(example)
             bounds = [(s.start, s.end) for s in spans]
-            sums = sum_over_spans(own.astype(np.float64), row.offsets, bounds)
-            counts = sum_over_spans(np.ones(row.n_tokens), row.offsets, bounds)
+            sums = sum_over_spans(own.astype(np.float64), row.offsets, bounds, example.response)
+            counts = sum_over_spans(np.ones(row.n_tokens), row.offsets, bounds, example.response)
             part = pd.DataFrame(
                 {
                     "id": example.id,

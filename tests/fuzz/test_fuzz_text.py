@@ -71,7 +71,7 @@ def check_encoding(tokenizer, text: str, *, lossless: bool, exact: bool) -> None
                 assert tokenizer.decode([token], clean_up_tokenization_spaces=False) == piece
     spans = [(s.start, s.end) for s in split_sentences(text)]
     scores = np.sin(np.arange(row.n_tokens) + 1.0)
-    sums = sum_over_spans(scores, row.offsets, spans)
+    sums = sum_over_spans(scores, row.offsets, spans, text)
     assert len(sums) == len(spans)
     assert np.isclose(sums.sum(), scores.sum())
 

@@ -33,6 +33,7 @@ USUAL_SECONDS = {
     "04_example_influence": 9,
     "05_reweighting_arms": 12,
     "07_method": 20,
+    "08_explorer": 8,
     "09_validation": 40,
 }
 """How long a stage takes here from its first line to its last, roughly; others take about 4 s."""

@@ -65,6 +65,24 @@ def test_method_page_has_every_method_and_its_checks_hold(smoke) -> None:
         assert part["gain"].diff().min() > -1e-3
 
 
+def test_the_explorers_tables_add_up_and_repeat_the_scores_before(smoke) -> None:
+    data = smoke.stage("08_explorer") / "data"
+    scores = pd.read_parquet(data / "examples.parquet")
+    assert scores.groupby(["method", "target"]).size().tolist() == [60] * 8
+    sums = pd.read_parquet(data / "sums.parquet")
+    assert len(sums) == 8 * 4
+    assert sums["largest_difference"].max() < 1e-4
+    repeated = pd.read_parquet(data / "repeated.parquet")
+    assert repeated["target"].tolist() == ["math", "code"]
+    assert repeated["examples"].tolist() == [60, 60]
+    assert repeated["largest_difference"].max() < 1e-4
+    tokens = pd.read_parquet(data / "tokens.parquet")
+    assert tokens[["loss", "position"]].notna().all(axis=None)
+    # Factors are those that notebook 04 stored, and none besides.
+    assert not list((smoke.stage("work") / "08_explorer").rglob("*.safetensors"))
+    assert len(list((smoke.stage("work") / "04_example_influence").rglob("*.safetensors"))) == 2
+
+
 def test_validation_judges_every_method_by_real_retrainings(smoke) -> None:
     data = smoke.stage("09_validation") / "data"
     lds = pd.read_parquet(data / "lds.parquet")
@@ -100,10 +118,22 @@ def test_a_second_run_reuses_everything_and_says_so(smoke) -> None:
 def test_a_changed_parameter_runs_only_what_depends_on_it(smoke) -> None:
     done = smoke.infra("run", "--study", "smoke", "-p", "damping=0.2")
     assert done.returncode == 0, done.stderr
-    assert ran(done.stdout) == {"04_example_influence", "06_summary", "07_method", "09_validation"}
+    assert ran(done.stdout) == {
+        "04_example_influence",
+        "06_summary",
+        "07_method",
+        "08_explorer",
+        "09_validation",
+    }
     assert "parameters: damping changed (0.1 → 0.2)" in done.stdout
     back = smoke.infra("run", "--study", "smoke")
-    assert ran(back.stdout) == {"04_example_influence", "06_summary", "07_method", "09_validation"}
+    assert ran(back.stdout) == {
+        "04_example_influence",
+        "06_summary",
+        "07_method",
+        "08_explorer",
+        "09_validation",
+    }
 
 
 def test_a_touched_notebook_is_reused_and_a_changed_one_runs(smoke) -> None:

@@ -1,0 +1,166 @@
+r"""Token scores of one model by several methods and for several targets, sharing passes between them.
+
+With ∇f a target's gradient and g_t that of token t's loss term (:mod:`infra_lib.influence`):
+
+===========  ==================================  =======================================
+method       score of token t                    units
+===========  ==================================  =======================================
+``ekfac``    ⟨(H_EKFAC + λ)⁻¹∇f, g_t⟩            nats of the target per unit of weight
+``kfac``     ⟨(H_KFAC + λ)⁻¹∇f, g_t⟩             nats of the target per unit of weight
+``graddot``  ⟨∇f, g_t⟩                           nats of the target per unit of step
+``gradcos``  ⟨∇f, g_t⟩ / (‖∇f‖ ‖Σ_t g_t‖)        none; an example's lies between −1 and 1
+===========  ==================================  =======================================
+
+All are linear in g_t, so each example's score is the sum of its tokens'. The first three are derivatives
+along a direction and go through one pass together; the cosine is the dot product over two norms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from infra_lib.attribute.normalise import by_root
+from infra_lib.attribute.scorer import squared_norm
+from infra_lib.baselines import gradient_norms
+from infra_lib.curvature import fit_factors
+from infra_lib.errors import ParameterError
+from infra_lib.examples import Example
+from infra_lib.influence import Direction, position_scores, precondition, target_gradient, token_scores
+from infra_lib.models import Encoded, encode, load_model, load_tokenizer
+
+METHODS = ("ekfac", "kfac", "graddot", "gradcos")
+"""Methods with token scores that need no more than the factors of a study and gradients."""
+
+Key = tuple[str, str]
+"""A method and a target."""
+
+TokenScores = Mapping[Key, Sequence[np.ndarray]]
+"""(method, target) to one array per example."""
+
+
+@dataclass(frozen=True)
+class Explored:
+    """Scores of training examples under one model.
+
+    Attributes
+    ----------
+    loss
+        Loss-term reading: one array [response tokens] per example.
+    position
+        Position reading: one array [tokens] per example, prompt positions included.
+    train, encoded
+        The scored examples, and the same in tokens.
+    """
+
+    loss: TokenScores
+    position: TokenScores
+    train: Sequence[Example]
+    encoded: Sequence[Encoded]
+
+
+def score_methods(
+    model_folder: str | Path,
+    train: Sequence[Example],
+    targets: Mapping[str, Sequence[Example]],
+    *,
+    methods: Sequence[str] = METHODS,
+    examples: int | None = None,
+    damping: float = 0.1,
+    labels: str = "sampled",
+    seed: int = 0,
+    device: str = "cpu",
+    factors_folder: Path | None = None,
+    max_tokens: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    batch_tokens: int = 4096,
+    memory_bytes: int = 2 * 2**30,
+    directions_at_once: int = 6,
+    progress: bool = True,
+) -> Explored:
+    """Score training examples of a model by several methods, in both readings of a token.
+
+    Parameters
+    ----------
+    model_folder, train, targets, damping, labels, seed, device, max_tokens, dtype, batch_tokens, memory_bytes
+        As in :func:`infra_lib.scoring.score_training_set`.
+    methods
+        Of :data:`METHODS`.
+    examples
+        The most examples to score, drawn from ``train`` by the seed; None scores all. Factors are always
+        of all training examples.
+    factors_folder
+        Where the factors of ``train`` are stored; they are fitted where they are not there.
+    directions_at_once
+        Directions, one for each method and target, that share a scoring pass; fewer take less memory and
+        more time. Batches shrink with their number, to the memory that two directions take.
+
+    Raises
+    ------
+    ParameterError
+        For a method that is unknown, or none.
+    """
+    if not methods or set(methods) - set(METHODS):
+        raise ParameterError("explorer_methods", list(methods), f"a non-empty list of {', '.join(METHODS)}")
+    model, tokenizer = load_model(model_folder, dtype=dtype, device=device), load_tokenizer(model_folder)
+    size: dict[str, Any] = {"pad_id": tokenizer.pad_token_id or 0, "batch_tokens": batch_tokens}
+    cut: dict[str, Any] = {"end_token": True, "max_tokens": max_tokens}
+    encoded = [encode(tokenizer, example, **cut) for example in train]
+    factors = fit_factors(
+        model,
+        encoded,
+        labels=labels,
+        seed=seed,
+        memory_bytes=memory_bytes,
+        folder=factors_folder,
+        replace_torn=True,
+        progress=progress,
+        **size,
+    )
+    rows = drawn([example.id for example in train], examples, seed)
+    train, encoded = [train[k] for k in rows], [encoded[k] for k in rows]
+    names = list(factors.layers)
+    gradients: dict[str, Direction] = {
+        target: target_gradient(model, names, [encode(tokenizer, row, **cut) for row in correct], **size)
+        for target, correct in targets.items()
+    }
+    along: dict[Key, Direction] = {}
+    for method in methods:
+        if method in ("ekfac", "kfac"):
+            for target, gradient in gradients.items():
+                along[method, target] = precondition(factors, gradient, damping=damping, method=method)
+    if {"graddot", "gradcos"} & set(methods):
+        along |= {("graddot", target): gradient for target, gradient in gradients.items()}
+    loss: dict[Key, list[np.ndarray]] = {}
+    position: dict[Key, list[np.ndarray]] = {}
+    keys = list(along)
+    for start in range(0, len(keys), directions_at_once):
+        # The engine knows directions by name, whatever they are of.
+        some = {str(k): along[keys[k]] for k in range(len(keys))[start : start + directions_at_once]}
+        # As much memory as a pass of two directions takes; on a CPU larger batches only leave its caches.
+        room = {**size, "batch_tokens": max(1, 2 * batch_tokens // max(2, len(some)))}
+        for score, found in ((token_scores, loss), (position_scores, position)):
+            for k, values in score(model, encoded, some, progress=progress, **room).items():
+                found[keys[int(k)]] = values
+    if "gradcos" in methods:
+        own = gradient_norms(model, encoded, names, **size)
+        for target, gradient in gradients.items():
+            squared = own * squared_norm(gradient)
+            for found in (loss, position):
+                found["gradcos", target] = by_root(found["graddot", target], squared)
+    order = [(method, target) for target in gradients for method in methods]
+    return Explored({k: loss[k] for k in order}, {k: position[k] for k in order}, train, encoded)
+
+
+def drawn(ids: Sequence[str], size: int | None, seed: int) -> list[int]:
+    """Return the rows of at most ``size`` examples, in order; which ones depends on (seed, ids) alone."""
+    if size is None or size >= len(ids):
+        return list(range(len(ids)))
+    by_id = sorted(range(len(ids)), key=lambda k: ids[k])
+    chosen = np.random.default_rng(seed).permutation(len(by_id))[:size]
+    return sorted(by_id[j] for j in chosen)
