@@ -8,9 +8,14 @@ here to find; a program that changes or replaces this code changes its own answe
 import marshal
 import os
 import sys
-from typing import Any
 
 from infra_lib.evaluate.sandbox.wire import encode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+else:
+    Any = object  # importing typing would take longer than all else here
 
 OUT_OF_MEMORY = 99
 """Exit status that says so."""

@@ -12,10 +12,15 @@ import builtins
 import marshal
 import os
 from types import CodeType
-from typing import Any
 
 from infra_lib.evaluate.sandbox.driver import begin, read, write
 from infra_lib.evaluate.sandbox.wire import decode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+else:
+    Any = object  # importing typing would take longer than all else here
 
 
 class Gone(BaseException):

@@ -28,7 +28,11 @@ An instance of a subclass travels as its plain base, so that a class of the prog
 (with an ``__eq__`` that always agrees, say) never reaches a comparison.
 """
 
-from typing import Any
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+else:
+    Any = object  # importing typing would take longer than all else here
 
 ITERATED = 100_000
 """Items that are taken from an iterator."""
