@@ -23,7 +23,7 @@ from infra_lib.frames import rows as each_row
 from infra_lib.layout import STAGES
 from infra_lib.performance import write_performance
 from infra_lib.plan.record import plans_table
-from infra_lib.reliability import reliability_page
+from infra_lib.reliability import reliability_page, sandbox_speed
 from infra_lib.runner import parameters_cell, read_notebook
 from infra_lib.study import Study
 from infra_lib.validation import record as validation_record
@@ -45,6 +45,7 @@ def write_generated(root: Path, study: str, results: Path) -> None:
         "status": status(study, records),
         "determinism": determinism(root),
         "reliability": reliability_page(root),
+        "sandbox_speed": sandbox_speed(root),
         "parameters": parameters(root),
         "by_hand": by_hand(root),
         "paper_citation": citation(),

@@ -15,6 +15,7 @@ from infra_lib import tables
 from infra_lib.checksums import check_record
 from infra_lib.errors import DataError
 from infra_lib.files import digest_of, file_digest, read_sealed
+from infra_lib.reading import load_json
 
 KINDS: dict[str, str] = {
     "fault": "faults injected",
@@ -116,6 +117,27 @@ def _origin(record: Mapping[str, Any], kind: str) -> str:
     return (
         f"{tables.badge(kind, where)} {len(record['tests'])} tests ({tables.escape(where)}), on "
         f"{tables.escape(record['environment']['device'])}, in {took}.\n"
+    )
+
+
+def sandbox_speed(root: Path) -> str:
+    """Return what walling programs off costs, from the recorded benchmark; that there is none, where so."""
+    path = root / "records" / "benchmarks" / "sandbox.json"
+    if not path.exists():
+        return f"What it costs to wall a program off has not been recorded: {tables.NOT_AVAILABLE}."
+    check_record(root, path)
+    record = load_json(path)
+    rows = [
+        [workers, *(f"{rates[way]:.1f}" for way in ("sandbox", "process", "plain"))]
+        for workers, rates in record["programs_per_second_by_workers"].items()
+    ]
+    where = f"{record['device']}, commit {str(record['commit'])[:12]}"
+    headers = ["programs at once", "in namespaces", "limits alone", "plain interpreter, nothing graded"]
+    table = tables.html_table(headers, rows, left=1, label="Programs per second in the sandbox")
+    return (
+        f"{tables.badge('recorded', where)} Programs per second, {record['programs_each']} of each kind on "
+        f"{tables.escape(where)}. Namespaces cost {record['overhead_ms_per_program']:.1f} ms a program beside "
+        f"limits alone. A plain interpreter loads its site packages; those in the sandbox do not.\n\n{table}"
     )
 
 

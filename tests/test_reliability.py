@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 
 import pytest
 from reliability_plugin import MARKED, takes_all_tests
@@ -15,6 +17,7 @@ from infra_lib.reliability import (
     grouped,
     read_reliability,
     reliability_page,
+    sandbox_speed,
     source_digest_of,
 )
 
@@ -188,3 +191,17 @@ def test_a_session_records_its_marked_tests_and_a_part_of_it_only_adds(root, tmp
     part = session("-k", "bad")
     assert set(part["tests"]) == set(whole["tests"])
     assert not part["whole"]  # most of it speaks of other sources
+
+
+def test_the_cost_of_the_sandbox_is_shown_as_recorded_and_a_changed_record_is_not(root, tmp_path) -> None:
+    assert "not available" in sandbox_speed(tmp_path)
+    shutil.copytree(root / "records" / "benchmarks", tmp_path / "records" / "benchmarks")
+    write_manifest(tmp_path / "records")
+    record = tmp_path / "records" / "benchmarks" / "sandbox.json"
+    shown = sandbox_speed(tmp_path)
+    rates = json.loads(record.read_text())["programs_per_second_by_workers"].values()
+    fastest = max(rate["sandbox"] for rate in rates)
+    assert f"{fastest:.1f}" in shown
+    record.write_text(record.read_text().replace("1", "2", 1))
+    with pytest.raises(DataError, match=r"sandbox\.json"):
+        sandbox_speed(tmp_path)
