@@ -134,9 +134,10 @@ def sandbox_speed(root: Path) -> str:
     where = f"{record['device']}, commit {str(record['commit'])[:12]}"
     headers = ["programs at once", "in namespaces", "limits alone", "plain interpreter, nothing graded"]
     table = tables.html_table(headers, rows, left=1, label="Programs per second in the sandbox")
+    overhead = f"{record['overhead_ms_per_program']:.1f} ms"
     return (
         f"{tables.badge('recorded', where)} Programs per second, {record['programs_each']} of each kind on "
-        f"{tables.escape(where)}. Namespaces cost {record['overhead_ms_per_program']:.1f} ms a program beside "
+        f"{tables.escape(where)}. Namespaces cost {overhead} a program beside "
         f"limits alone. A plain interpreter loads its site packages; those in the sandbox do not.\n\n{table}"
     )
 
