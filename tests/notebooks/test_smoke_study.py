@@ -178,7 +178,7 @@ def test_a_second_run_at_once_is_told_so(smoke) -> None:
         ),
         (["run", "--study", "smoke", "-p", "difficulties=[1,9]"], "parameter difficulties is [1, 9]"),
         (["run", "--study", "smoke", "-p", "epochs"], "of the form name=value"),
-        (["run", "09", "--study", "smoke"], "parameter stage is '09'"),
+        (["run", "99", "--study", "smoke"], "parameter stage is '99'"),
         (["book", "--study", "small"], "the book needs 01_data: it has not run"),
         (["clean"], "--study"),
     ],
