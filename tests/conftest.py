@@ -98,7 +98,7 @@ class Project:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=1800,
             check=False,
             **options,
         )

@@ -21,7 +21,7 @@ from infra_lib.plan.hardware import Machine, gpu_machine, parse_size
 from infra_lib.plan.record import compute, plans_table
 from infra_lib.plan.report import find_config, known_config, known_names, plan_study
 from infra_lib.plan.trace import meta_model, trace
-from infra_lib.plan.workload import Lengths, Workload
+from infra_lib.plan.workload import Lengths, Workload, workload
 from infra_lib.study import load_study, make_study
 from infra_lib.tables import escape
 
@@ -85,8 +85,8 @@ def test_a_deep_model_is_carried_on_from_a_few_layers(monkeypatch) -> None:
 
 
 MEASURE = """
-import gc, json, os, resource, sys, threading, time
-import psutil, torch
+import gc, json, sys
+import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 from infra_lib.curvature import fit_factors
 from infra_lib.influence import token_scores
@@ -106,23 +106,19 @@ def run(data):
         fit_factors(model, data, batch_tokens=4096, progress=False, memory_bytes=int(sys.argv[3]))
     else:
         token_scores(model, data, directions, batch_tokens=4096, progress=False)
-process = psutil.Process()
+def memory(field):
+    with open("/proc/self/status") as lines:
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
 held = sum(p.numel() * 4 for p in model.parameters())
 # Directions are there before a score, and no part of a fit.
 held += sum(t.numel() * 4 for d in directions.values() for t in d.values()) if step == "score" else 0
 run(rows(1, 16))
 gc.collect()
-base, top, done = process.memory_info().rss, [0], []
-def watch():
-    while not done:
-        top[0] = max(top[0], process.memory_info().rss)
-        time.sleep(0.01)
-thread = threading.Thread(target=watch, daemon=True)
-thread.start()
+with open("/proc/self/clear_refs", "w") as stream:
+    stream.write("5")  # the kernel's own high-water mark starts anew; a thread that samples misses peaks
+base = memory("VmRSS:")
 run(rows(16, 256))
-done.append(1)
-thread.join()
-print(json.dumps(top[0] - base + held))
+print(json.dumps(memory("VmHWM:") - base + held))
 """
 
 
@@ -287,3 +283,27 @@ def test_retrainings_of_the_validation_are_counted_as_the_notebook_does_them() -
     seen = halves * 50 + 3 * 100 + removals * 90 + removals * 80
     assert _validation(study) == (halves + 3 + 2 * removals, 2 * seen)
     assert _validation(make_study({"validation_subsets": 0})) == (0, 0)
+
+
+def test_the_explorer_is_counted_by_its_directions_and_the_examples_it_scores(root) -> None:
+    methods = ["ekfac", "gradcos"]
+    study = make_study({"train_examples": 100, "explorer_examples": 40, "explorer_methods": methods})
+    lengths = Lengths(prompt=50, response=50, longest=128)
+    work = workload(study, lengths)
+    assert (work.explored, work.explored_directions) == (40, 4)
+    architecture = Architecture(known_config("smollm2-135m"))
+    machine = gpu_machine("h100", 1, None)
+
+    def explore(explored: int, at_once: int):
+        choices = Choices(explorer_directions=at_once)
+        return Plan(architecture, replace(work, explored=explored), machine, choices).explore()
+
+    assert explore(80, 4).seconds == pytest.approx(2 * explore(40, 4).seconds)
+    assert explore(40, 1).seconds > explore(40, 4).seconds
+    more = replace(work, explored_directions=8)
+    kept = Plan(architecture, more, machine, Choices(explorer_directions=4)).explore().peak_bytes
+    assert kept - explore(40, 4).peak_bytes >= 4 * 4 * architecture.size.attributed
+    steps = Plan(architecture, work, machine).steps()
+    assert [step.what for step in steps if step.notebook == "08_explorer"] == ["score"]
+    without = Plan(architecture, replace(work, explored=0), machine).steps()
+    assert not [step for step in without if step.notebook == "08_explorer"]

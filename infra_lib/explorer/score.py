@@ -136,6 +136,9 @@ def score_methods(
                 along[method, target] = precondition(factors, gradient, damping=damping, method=method)
     if {"graddot", "gradcos"} & set(methods):
         along |= {("graddot", target): gradient for target, gradient in gradients.items()}
+    squares = {target: squared_norm(gradient) for target, gradient in gradients.items()}
+    # On a large model a direction is gigabytes: those that no pass needs are let go.
+    gradients.clear()
     loss: dict[Key, list[np.ndarray]] = {}
     position: dict[Key, list[np.ndarray]] = {}
     keys = list(along)
@@ -149,11 +152,11 @@ def score_methods(
                 found[keys[int(k)]] = values
     if "gradcos" in methods:
         own = gradient_norms(model, encoded, names, **size)
-        for target, gradient in gradients.items():
-            squared = own * squared_norm(gradient)
+        for target, square in squares.items():
+            squared = own * square
             for found in (loss, position):
                 found["gradcos", target] = by_root(found["graddot", target], squared)
-    order = [(method, target) for target in gradients for method in methods]
+    order = [(method, target) for target in targets for method in methods]
     return Explored({k: loss[k] for k in order}, {k: position[k] for k in order}, train, encoded)
 
 

@@ -51,6 +51,8 @@ class Choices:
         Padded tokens per batch of attribution.
     targets_at_once
         Targets that one scoring pass serves.
+    explorer_directions
+        Directions that one scoring pass of notebook 08 serves.
     factor_bytes
         Budget of the factors under construction (``memory_bytes`` of the fit).
     attribution_dtype
@@ -61,6 +63,7 @@ class Choices:
 
     batch_tokens: int = 4096
     targets_at_once: int = 2
+    explorer_directions: int = 6
     factor_bytes: int = 2 * 2**30
     attribution_dtype: torch.dtype = torch.float32
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
@@ -210,6 +213,8 @@ class Plan:
                 self.finetune(work.arm_runs, "05_reweighting_arms"),
                 self.generate(exam * work.arm_runs, "05_reweighting_arms"),
             ]
+        if work.explored:
+            found.append(self.explore())
         if work.retrainings:
             found.append(self.retrain())
         return found
@@ -344,6 +349,26 @@ class Plan:
             _resident(self.weight_bytes + directions + found.peak_bytes + head.peak_bytes),
             self.machine.seconds((found.flops / (rows * width) + head.flops) * tokens, dtype),
             note=f"{at_once} target{'s' if at_once > 1 else ''} at once, {rows} × {width} tokens a batch",
+        )
+
+    def explore(self) -> Step:
+        """Return the scores of notebook 08: one model, several methods, both readings of a token."""
+        dtype, (rows, width), head = self.choices.attribution_dtype, self.batch(), self.head()
+        asked = self.work.explored_directions
+        at_once = min(asked, self.choices.explorer_directions)
+        # Batches shrink with the number of directions.
+        rows = max(1, 2 * rows // max(2, at_once))
+        found = self.architecture.scoring(dtype, rows, width, 1, at_once)
+        # All directions are kept, and those of a pass are stacked.
+        directions = (asked + at_once) * self.architecture.size.attributed * _width(dtype)
+        tokens = self.work.train_tokens * self.work.explored / self.work.train
+        passes = 2 * -(-asked // at_once)
+        return Step(
+            "08_explorer",
+            "score",
+            _resident(self.weight_bytes + directions + found.peak_bytes + head.peak_bytes),
+            self.machine.seconds((found.flops / (rows * width) + head.flops) * tokens * passes, dtype),
+            note=f"{asked} directions, {at_once} at once, two readings, {rows} × {width} tokens a batch",
         )
 
 

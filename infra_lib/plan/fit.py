@@ -52,6 +52,8 @@ def _next_change(plan: Plan, step: Step) -> tuple[str, Plan] | None:
         if step.what == "fit factors" and now.factor_bytes > 2**30:
             less = now.factor_bytes // 2
             return changed(f"factors within {gib(less)}, in more parts", factor_bytes=less)
+        if step.notebook == "08_explorer" and now.explorer_directions > 1:
+            return changed("the explorer's directions one at a time", explorer_directions=1)
         if step.what == "score" and now.targets_at_once > 1:
             return changed("scores of one target at a time", targets_at_once=1)
     if step.what == "fine-tune":

@@ -106,6 +106,7 @@ def plan_study(study: Study, root: Path, machine: Machine) -> StudyPlan:
         attribution_dtype=study.attribution_dtype(),
         batch_tokens=study.batch_tokens,
         targets_at_once=study.targets_at_once,
+        explorer_directions=study.explorer_directions,
         finetune=study.finetune_config(),
         factor_bytes=int(study.factor_gib * 2**30),
     )

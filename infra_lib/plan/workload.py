@@ -42,6 +42,8 @@ class Workload:
         Targets scored side by side (math and code).
     samples
         Answers per exam problem.
+    explored, explored_directions
+        Examples of notebook 08, and directions (a method and a target) that score each of them.
     retrainings, retrained
         Trainings of notebook 09, and the examples that they see, all passes together.
     """
@@ -57,6 +59,8 @@ class Workload:
     models: int = 1
     targets: int = 2
     samples: int = 1
+    explored: int = 0
+    explored_directions: int = 0
     retrainings: int = 0
     retrained: int = 0
 
@@ -81,6 +85,9 @@ def workload(study: Study, lengths: Lengths) -> Workload:
         arm_runs=runs * sum(arm != "uniform" for arm in study.arms),
         models=len(study.base_seeds),
         samples=study.samples,
+        explored=min(study.explorer_examples, study.train_examples),
+        # The cosine is the dot product over norms, and needs no direction of its own.
+        explored_directions=2 * len({m.replace("gradcos", "graddot") for m in study.explorer_methods}),
         retrainings=retrainings,
         retrained=retrained,
     )
