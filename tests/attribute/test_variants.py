@@ -45,6 +45,12 @@ def test_length_normalised_scores_divide_by_their_own_tokens(
     assert (examples.sort_values("rank").groupby("target")["score"].diff().dropna() <= 0).all()
     one = examples["id"].iloc[0]
     own = tokens[(tokens["id"] == one) & (tokens["target"] == "math")]
+    lines = map(json.loads, (files / "train.jsonl").read_text().splitlines())
+    response = next(line["response"] for line in lines if line["id"] == one)
+    # A token belongs to the sentence of its first character that is no white space.
+    pieces = [response[start:end] for start, end in zip(own["start"], own["end"], strict=True)]
+    blank = [len(piece) - len(piece.lstrip()) if piece.strip() else 0 for piece in pieces]
+    own = own.assign(start=own["start"] + blank)
     for row in table(out, "sentence").query("id == @one and target == 'math' and index >= 0").itertuples():
         inside = own[(own["start"] >= row.start) & (own["start"] < row.end) & (own["position"] >= 0)]
         assert row.score == pytest.approx(inside["score"].sum() / len(inside) ** power, rel=1e-4)
