@@ -18,7 +18,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from infra_lib.sources.small_world import SplitSizes, make_splits, train_tokenizer
 
-pytest_plugins = ["reliability_plugin"]
+pytest_plugins = ["reliability_plugin", "book_plugin"]
 
 ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)

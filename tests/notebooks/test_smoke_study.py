@@ -88,7 +88,11 @@ def test_validation_judges_every_method_by_real_retrainings(smoke) -> None:
     lds = pd.read_parquet(data / "lds.parquet")
     held = lds[lds["selection"] == "held out"]
     assert set(held["method"]) == set(VALIDATION_METHODS)
-    assert held.groupby("target").size().to_dict() == dict.fromkeys(("code", "math", "mean"), 10)
+    # Refinement solves for a whole target, and has no score for each response.
+    sizes = held.groupby(["unit", "target"]).size()
+    for unit, methods in (("target", 10), ("response", 9)):
+        assert sizes[unit].to_dict() == dict.fromkeys(("code", "math", "mean"), methods)
+    assert set(held.loc[held["method"] == "refined", "unit"]) == {"target"}
     assert held["lds"].between(-1.001, 1.001).all()
     assert set(lds["subsets"]) == {6}
     # Six halves, three of them once more, the removals of one method and one at random.

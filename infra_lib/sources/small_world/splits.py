@@ -62,6 +62,7 @@ def make_splits(
     exploratory_fraction: float = 0.25,
     mend_fraction: float = 0.5,
     conversational_fraction: float = 0.5,
+    distinct_across_levels: bool = True,
 ) -> Splits:
     """Generate the four splits.
 
@@ -79,6 +80,8 @@ def make_splits(
     exploratory_fraction, mend_fraction, conversational_fraction
         Part of solutions that explore, part of those that mend a slip, part of mathematics told in
         conversation; each from 0 to 1.
+    distinct_across_levels
+        Whether a level leaves out questions of easier ones, so that no split asks a question twice.
 
     Raises
     ------
@@ -106,7 +109,8 @@ def make_splits(
                 conversational_fraction=conversational_fraction,
             )
             examples += cell
-            taken |= {str(example.question) for example in cell}
+            if distinct_across_levels:
+                taken |= {str(example.question) for example in cell}
         made[split] = examples
     check_disjoint(**made)
     return Splits(**made)

@@ -41,8 +41,12 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
 def _sample() -> Iterator[str]:
     """Yield text in which every token of the world occurs."""
     yield from pretraining.pretraining_documents(150_000, seed=0, count_tokens=lambda text: len(text) // 3)
+    # The kept base models' tokens were counted on these; a question at two levels does no harm here.
     splits = make_splits(
-        SplitSizes(train=400, swap_pool=0, target=0, test=0), seed=0, exploratory_fraction=1.0
+        SplitSizes(train=400, swap_pool=0, target=0, test=0),
+        seed=0,
+        exploratory_fraction=1.0,
+        distinct_across_levels=False,
     )
     for example in splits.train:
         yield example.prompt + example.response

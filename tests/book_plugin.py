@@ -1,4 +1,7 @@
-"""The smoke study's book, built once, and the browser that reads it."""
+"""The smoke study's book, built once, and the browser that reads it.
+
+A plugin and no conftest.py: tests import from the one conftest module that there is.
+"""
 
 from __future__ import annotations
 
