@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from infra_lib import style
+from infra_lib.claims import count_verdicts
 from infra_lib.frames import rows as each_row
 
 SIZE = (1200, 630)
@@ -41,11 +42,18 @@ def draw_card(path: Path, claims: pd.DataFrame, study: str) -> None:
     measured = claims[claims["verdict"] != "not measured"].reset_index(drop=True)
     axes = figure.add_axes((0.31, 0.12, 0.36, 0.6))
     _effects(axes, measured)
+    counts = count_verdicts(measured)
     for place, (verdict, colour) in enumerate(style.VERDICT_COLOURS.items()):
-        top = 0.6 - 0.2 * place
-        count = int((measured["verdict"] == verdict).sum())
+        top, count = 0.6 - 0.2 * place, str(counts[verdict])
         figure.text(
-            0.775, top, str(count), fontsize=44, weight="bold", color=colour, ha="right", va="baseline"
+            0.775,
+            top,
+            count,
+            fontsize=44,
+            weight="bold",
+            color=colour,
+            ha="right",
+            va="baseline",
         )
         figure.text(0.79, top + 0.01, verdict, fontsize=18, color=style.INK, va="baseline")
     figure.text(

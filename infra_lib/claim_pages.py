@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from infra_lib import tables
+from infra_lib.claims import count_verdicts
 from infra_lib.frames import rows as each_row
 from infra_lib.paper import load_paper, mark_says
 
@@ -74,14 +75,14 @@ def provenance_line(records: Mapping[str, Any], stage: str) -> str:
 
 def counts(rows: pd.DataFrame) -> str:
     """Return the verdicts that occur, each with its count, as tags."""
-    found = [(v, int((rows["verdict"] == v).sum())) for v in tables.VERDICTS]
-    return " ".join(f'<span class="count">{n} × {tables.verdict_tag(v)}</span>' for v, n in found if n)
+    found = [(verdict, count) for verdict, count in count_verdicts(rows).items() if count]
+    return " ".join(f'<span class="count">{n} × {tables.verdict_tag(v)}</span>' for v, n in found)
 
 
 def in_words(rows: pd.DataFrame) -> str:
     """Return how a claim fared, in one sentence made of counts."""
     total = len(rows)
-    found = {v: int((rows["verdict"] == v).sum()) for v in tables.VERDICTS}
+    found = count_verdicts(rows)
     if found["not measured"] == total:
         return "This build has no experiment for it, so it says nothing about it."
     measured = total - found["not measured"]

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from infra_lib.paper import load_paper, mark_says
+from infra_lib.tables import VERDICTS
 
 
 def verdict(low: float, high: float, direction: str) -> str:
@@ -20,6 +21,11 @@ def verdict(low: float, high: float, direction: str) -> str:
     if low <= 0 <= high:
         return "undecided"
     return "reproduced" if (low > 0) == (direction == "up") else "not reproduced"
+
+
+def count_verdicts(rows: pd.DataFrame) -> dict[str, int]:
+    """Return how many effects have each verdict, those without any included, in the order of tables."""
+    return {name: int((rows["verdict"] == name).sum()) for name in VERDICTS}
 
 
 def measure_claims(measured: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -24,9 +24,13 @@ def functions_page(figures: Path) -> str:
     return "\n".join(_section(name) for name in sorted(used))
 
 
+def function_label(name: str) -> str:
+    """Return the label of a function's section, which figures link to."""
+    return "function-" + re.sub(r"[^a-z0-9]+", "-", name.lower())
+
+
 def _section(name: str) -> str:
     module, _, function = name.rpartition(".")
     source = inspect.getsource(inspect.unwrap(getattr(importlib.import_module(module), function)))
-    label = "function-" + re.sub(r"[^a-z0-9]+", "-", name.lower())
     code = f"{FENCE}python\n{source.rstrip()}\n{FENCE}"
-    return f"({label})=\n## {function}\n\nIn the module `{module}`.\n\n{code}\n"
+    return f"({function_label(name)})=\n## {function}\n\nIn the module `{module}`.\n\n{code}\n"

@@ -15,6 +15,7 @@ import pandas as pd
 from infra_lib import claim_pages, data_pages, paper, tables
 from infra_lib.adapt import record as adapt_record
 from infra_lib.card import draw_card
+from infra_lib.claims import count_verdicts
 from infra_lib.compare import determinism
 from infra_lib.drawing_functions import functions_page
 from infra_lib.explorer.page import write_explorer
@@ -104,7 +105,7 @@ def summary_sentence(claims: pd.DataFrame) -> str:
 def answer(claims: pd.DataFrame) -> str:
     """Return how the claims fared, in a sentence made of counts."""
     measured = claims[claims["verdict"] != "not measured"]
-    counts = {v: int((measured["verdict"] == v).sum()) for v in ("reproduced", "not reproduced", "undecided")}
+    counts = count_verdicts(measured)
     return (
         f"of {len(measured)} effects that it measured, <strong>{counts['reproduced']} came out as reported, "
         f"{counts['not reproduced']} the other way round, and {counts['undecided']} are undecided</strong>."

@@ -5,12 +5,8 @@ A plugin and no conftest.py: tests import from the one conftest module that ther
 
 from __future__ import annotations
 
-import functools
-import http.server
-import threading
-
 import pytest
-from book_browser import CHROMIUM, FLAGS
+from book_browser import CHROMIUM, FLAGS, serving
 
 
 @pytest.fixture(scope="session")
@@ -31,15 +27,8 @@ def pages(html) -> list[str]:
 
 @pytest.fixture(scope="session")
 def address(html):
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    handler = functools.partial(Quiet, directory=str(html))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serving(html) as served:
+        yield served
 
 
 @pytest.fixture(scope="module")

@@ -18,15 +18,12 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from infra_lib.drawing_functions import function_label
+
 FUNCTIONS = "functions"
 """The page that shows the functions that drew the figures."""
 
 IDENTIFIER = re.compile(r'<figure class="infra-figure" id="([^"]+)"')
-
-
-def function_label(function: str) -> str:
-    """Return the label of a function's section."""
-    return "function-" + re.sub(r"[^a-z0-9]+", "-", function.lower())
 
 
 def read_records(app: Sphinx) -> None:

@@ -251,6 +251,8 @@ def choice_table(
     """
     params = targets.bench.params
     membership, seeds = targets.bench.membership, params.validation_seeds
+    answers = measured.mean("final", seeds)
+    outcomes = {domain: answers @ targets.weights(domain, balanced=True) for domain in targets.domains}
     rows = []
     for (tokens, responses), models in scores.items():
         mine = np.flatnonzero(targets.own == (responses == "own"))
@@ -263,10 +265,8 @@ def choice_table(
                 shares = targets.weights(domain, responses=responses, balanced=balanced)[mine]
                 draws = lds.draw(len(membership), shares, samples=samples, seed=seed)
                 own = lds.fold_scores(effects, own_values, draws).mean(axis=0)
-                outcome = measured.mean("final", seeds) @ targets.weights(domain, balanced=True)
-                other = lds.fold_scores(effects, np.repeat(outcome[:, None], len(mine), 1), draws).mean(
-                    axis=0
-                )
+                outcome = np.repeat(outcomes[domain][:, None], len(mine), 1)
+                other = lds.fold_scores(effects, outcome, draws).mean(axis=0)
                 row: dict[str, Any] = {
                     "tokens": tokens,
                     "responses": responses,
@@ -282,6 +282,11 @@ def choice_table(
                     }
                 rows.append(row | {"n": int((shares > 0).sum())})
     return pd.DataFrame(rows)
+
+
+def _on_target(table: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Return scores on a target [training examples] from those on its responses, or on the whole of it."""
+    return table[:, 0] if table.shape[1] == 1 else table @ shares
 
 
 def removal_plan(
@@ -308,8 +313,7 @@ def removal_plan(
             shares = targets.weights(domain)[~targets.own]
             by_key = mean_scores(models, domain)
             for method, key in keys.items():
-                table = by_key[key]
-                score = table[:, 0] if table.shape[1] == 1 else table @ shares
+                score = _on_target(by_key[key], shares)
                 for end in ENDS:
                     rows.append({"method": method, "target": domain, "end": end, "fraction": fraction})
                     left.append(~extremes(score, ids, count, end))
@@ -390,8 +394,7 @@ def brittleness_table(
     for domain in targets.domains:
         shares = targets.weights(domain)[~targets.own]
         for method, key in keys.items():
-            tables = [model.on(domain)[key] for model in models]
-            scores = [t[:, 0] if t.shape[1] == 1 else t @ shares for t in tables]
+            scores = [_on_target(model.on(domain)[key], shares) for model in models]
             pairs = list(combinations(scores, 2))
             if not pairs:
                 continue

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -26,8 +25,6 @@ from tqdm import tqdm
 from infra_lib.checksums import is_intact, write_checksum
 from infra_lib.closure import code_digest
 from infra_lib.errors import ParameterError
-from infra_lib.evaluate import accuracy
-from infra_lib.evaluate.generate import Sampling, TransformersEngine
 from infra_lib.examples import Example
 from infra_lib.files import digest_of, replacing
 from infra_lib.finetune import FinetuneConfig, finetune, run_key
@@ -55,8 +52,6 @@ class Setting:
         Fine-tuning settings.
     folder
         Where results go.
-    test
-        Problems of an exam that each model sits, or none. It takes longer than the training.
     """
 
     base: Path
@@ -64,9 +59,6 @@ class Setting:
     targets: tuple[Example, ...]
     config: FinetuneConfig
     folder: Path
-    test: tuple[Example, ...] = ()
-    sampling: Sampling | None = None
-    sandbox: str = "auto"
     device: str = "cpu"
     max_tokens: int | None = None
 
@@ -75,12 +67,10 @@ class Setting:
         """Digest of all that a result depends on besides its subset and seed."""
         equal = [1.0] * len(self.train)
         measured = [[ex.prompt, ex.system, ex.response] for ex in self.targets]
-        exam = [[ex.id, ex.prompt, ex.system, ex.answer, ex.tests, ex.scoring] for ex in self.test]
         return digest_of(
             [
                 run_key(self.base, self.train, equal, self.config, 0),
                 measured,
-                [exam, self.sampling.digest if self.sampling and exam else None],
                 self.max_tokens,
                 code_digest("infra_lib.responses", "infra_lib.models"),
             ]
@@ -125,11 +115,6 @@ class Retraining:
         name = digest_of([self.digest, self.members, self.seed])
         return self.setting.folder / f"{name[:24]}.parquet"
 
-    @property
-    def exam(self) -> Path:
-        """Parquet file of the graded answers."""
-        return self.path.with_name(f"{self.path.stem}-exam.parquet")
-
 
 def retrainings(setting: Setting, membership: np.ndarray, seeds: Sequence[Sequence[int]]) -> list[Retraining]:
     """Return one retraining for each subset and each of its seeds, subset by subset.
@@ -159,7 +144,7 @@ def retrainings(setting: Setting, membership: np.ndarray, seeds: Sequence[Sequen
 
 def is_done(job: Retraining) -> bool:
     """Return whether a retraining's result is there and whole."""
-    return is_intact(job.path) and (not job.setting.test or is_intact(job.exam))
+    return is_intact(job.path)
 
 
 def retrain(job: Retraining) -> Path:
@@ -184,16 +169,6 @@ def retrain(job: Retraining) -> Path:
     model = load_model(model_folder, device=setting.device, attn_implementation="sdpa")
     tokenizer = load_tokenizer(model_folder)
     values = log_probs(model, setting.encoded(tokenizer, setting.targets), pad_id=tokenizer.pad_token_id or 0)
-    if setting.test:
-        engine = TransformersEngine(model, tokenizer, batch_size=64 if setting.device == "cpu" else None)
-        graded = accuracy.evaluate(
-            engine,
-            setting.test,
-            setting.sampling or Sampling(),
-            isolation=setting.sandbox,
-            progress=False,
-        )
-        _store(job.exam, pa.Table.from_pandas(graded, preserve_index=False))
     table = pa.table(
         {
             "row": pa.array(range(len(values)), pa.int32()),
@@ -205,16 +180,13 @@ def retrain(job: Retraining) -> Path:
         "examples": len(job.members),
         "seconds": round(time.perf_counter() - started, 2),
     }
-    _store(job.path, table.replace_schema_metadata({f"infra-{k}": str(v) for k, v in note.items()}))
+    with replacing(job.path) as temporary:
+        pq.write_table(
+            table.replace_schema_metadata({f"infra-{k}": str(v) for k, v in note.items()}), temporary
+        )
+    write_checksum(job.path)
     shutil.rmtree(model_folder)
     return job.path
-
-
-def _store(path: Path, table: pa.Table) -> None:
-    """Write a table whole or not at all, with its checksum."""
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary)
-    write_checksum(path)
 
 
 @torch.no_grad()
@@ -254,11 +226,6 @@ def read(job: Retraining) -> list[np.ndarray]:
     """Return the stored log-probabilities of a retraining, one array per target response."""
     column = pq.read_table(job.path).column("log_probs")
     return [np.asarray(values, dtype=np.float32) for values in column.to_pylist()]
-
-
-def read_exam(job: Retraining) -> pd.DataFrame:
-    """Return the graded answers of a retraining."""
-    return pd.read_parquet(job.exam)
 
 
 def target_values(results: Sequence[Sequence[np.ndarray]], masks: Sequence[np.ndarray]) -> np.ndarray:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import csv
-import functools
-import http.server
 import io
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fuzz"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "explorer"))
-from book_browser import IN_BROWSER
+from book_browser import IN_BROWSER, serving
 from hostile import TEXTS
 from made_up import files_of
 
@@ -94,16 +91,8 @@ def made_up(root, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def served(made_up):
     """The made-up book over HTTP, where a page may use the clipboard."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    handler = functools.partial(Quiet, directory=str(made_up))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/explorer.html"
-        server.shutdown()
+    with serving(made_up) as address:
+        yield f"{address}/explorer.html"
 
 
 class Reader:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import functools
-import http.server
 import json
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +16,7 @@ from bs4 import BeautifulSoup
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fuzz"))
+from book_browser import CHROMIUM, serving
 from hostile import TEXTS
 
 from infra_lib import pages, style, tables
@@ -28,7 +27,6 @@ from infra_lib.published import check_fragments, published_notebook
 from infra_lib.stage import ShownFragment
 
 pytestmark = pytest.mark.xdist_group("hostile")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SHOWN = [text[:300] for text in TEXTS if text.strip()]
 
 
@@ -234,15 +232,8 @@ def test_nothing_runs_and_nothing_is_fetched_in_a_real_browser(record_property, 
 
     record_property("inputs", len(SHOWN))
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(book)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
     problems: list[str] = []
-    with server, sync_playwright() as playwright:
+    with serving(book) as address, sync_playwright() as playwright:
         flags = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         page = browser.new_page(viewport={"width": 390, "height": 844})
@@ -260,7 +251,6 @@ def test_nothing_runs_and_nothing_is_fetched_in_a_real_browser(record_property, 
             assert page.evaluate("document.documentElement.scrollWidth") <= 390
             assert page.evaluate("getComputedStyle(document.body).display") != "none"
         browser.close()
-        server.shutdown()
     assert not problems
 
 
