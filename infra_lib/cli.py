@@ -1,4 +1,4 @@
-"""The command line: ``infra run``, ``status``, ``verify``, ``book``, ``plan``, ``attribute``, ``finetune``.
+"""The command line: ``infra run``, ``status``, ``verify``, ``book``, ``plan``, ``attribute``, …
 
 Errors that a user can cause are one sentence on standard error and exit status 2.
 """
@@ -209,6 +209,60 @@ def finetune_command(
     folder = finetune_files(FinetuneOptions(model, train, out, config, weights, seed, device, overwrite))
     if os.environ.get("RANK", "0") == "0":
         typer.echo(f"the model is in {folder}")
+
+
+@app.command("reweight")
+def reweight_command(
+    train: Annotated[Path, typer.Option(help="Training examples, JSON Lines: id, domain, prompt, response.")],
+    out: Annotated[Path, typer.Option(help="File of the arm: the same lines with a weight each.")],
+    arm: Annotated[
+        str, typer.Option(help="uniform, flip, reverse, hard_hard, easy_easy or influence.")
+    ] = "flip",
+    pool: Annotated[Path | None, typer.Option(help="Other examples, to take replacements from.")] = None,
+    scores: Annotated[
+        Path | None, typer.Option(help="Folder of infra attribute, for --arm influence.")
+    ] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="A target of those scores; all by default; may be repeated.")
+    ] = None,
+    easy: Annotated[str, typer.Option(help="Difficulties that count as easy.")] = "1,2",
+    hard: Annotated[str, typer.Option(help="Difficulties that count as hard, as many.")] = "4,5",
+    mode: Annotated[str, typer.Option(help="swap examples, or weight them.")] = "swap",
+    match: Annotated[str, typer.Option(help="Keep the number of examples or of tokens.")] = "examples",
+    swap_fraction: Annotated[float, typer.Option(help="Part of the disfavoured that is replaced.")] = 1.0,
+    ratio: Annotated[float, typer.Option(help="Of weights, hard against easy, with --mode weight.")] = 4.0,
+    strength: Annotated[
+        float, typer.Option(help="Log of the weights' ratio one standard deviation apart, for influence.")
+    ] = 0.5,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Model whose tokens are counted; for --match tokens.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the choice which examples go and come.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --out.")] = False,
+) -> None:
+    """Write the training file of an arm: difficulty shifted, or examples weighed by their influence."""
+    from infra_lib.reweight.command import ReweightOptions, levels, reweight_files
+
+    options = ReweightOptions(
+        train=train,
+        out=out,
+        arm=arm,
+        pool=pool,
+        scores=scores,
+        targets=tuple(target or ()),
+        easy=levels("--easy", easy),
+        hard=levels("--hard", hard),
+        mode=mode,
+        match=match,
+        swap_fraction=swap_fraction,
+        ratio=ratio,
+        strength=strength,
+        tokenizer=tokenizer,
+        seed=seed,
+        overwrite=overwrite,
+    )
+    typer.echo(reweight_files(options).to_string(index=False, float_format="{:.2f}".format))
+    typer.echo(f"the arm is in {out}")
 
 
 @app.command("plan")

@@ -276,12 +276,14 @@ def is_text(text: str) -> bool:
     return True
 
 
+def to_record(example: Example) -> dict[str, Any]:
+    """Return what a line of JSON Lines holds of an example: its fields without the empty ones."""
+    return {k: v for k, v in asdict(example).items() if v is not None and v != ()}
+
+
 def write_jsonl(path: str | Path, examples: Iterable[Example]) -> None:
     """Write examples as JSON Lines, leaving out fields that are empty."""
-    lines = []
-    for ex in examples:
-        record = {k: v for k, v in asdict(ex).items() if v is not None and v != ()}
-        lines.append(json.dumps(record, ensure_ascii=False))
+    lines = [json.dumps(to_record(ex), ensure_ascii=False) for ex in examples]
     Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
