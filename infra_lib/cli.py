@@ -1,4 +1,4 @@
-"""The command line: ``infra run``, ``status``, ``verify``, ``book``, ``plan``, ``attribute``, …
+"""The command line: run a study, build its book, or use parts of it on files of your own.
 
 Errors that a user can cause are one sentence on standard error and exit status 2.
 """
