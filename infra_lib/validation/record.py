@@ -106,15 +106,33 @@ class Record:
         return read_sealed(self.folder / stage / "provenance.json")
 
 
+SECTIONS = {
+    "": ("badge", "verdict", "lds", "lds_each", "lds_table"),
+    "Differences between methods": ("differences",),
+    "Noise ceiling": ("ceiling",),
+    "Damping": ("dampings",),
+    "Which target can be predicted": ("choice",),
+    "Removal": ("removal",),
+    "Other seeds": ("brittleness",),
+    "Arms": ("arms",),
+}
+"""Headings of the record's part of the page, and what stands below each."""
+
+
 def fragments(root: Path, results: Path) -> dict[str, str]:
-    """Return the fragments of ``book/validation.md`` that show the record; figures go below ``results``."""
-    names = (
-        "badge", "verdict", "lds", "lds_table", "lds_each", "ceiling", "differences", "dampings", "choice",
-        "removal", "brittleness", "arms",
-    )  # fmt: skip
+    """Return the fragment of ``book/validation.md`` that shows the record; figures go below ``results``."""
     if not (root / "records" / STUDY).is_dir():
-        return {f"full_{name}": ABSENT for name in names}
-    record = Record(root)
+        return {"full": ABSENT}
+    shown = _shown_parts(Record(root), results)
+    sections = [
+        "\n\n".join([f"### {heading}"] * bool(heading) + [shown[name] for name in names])
+        for heading, names in SECTIONS.items()
+    ]
+    return {"full": "\n\n".join(sections)}
+
+
+def _shown_parts(record: Record, results: Path) -> dict[str, str]:
+    """Return the tables, figures and sentences that :data:`SECTIONS` names."""
     stage = "09_validation"
     lds, ceiling = record.table(stage, "lds"), record.table(stage, "ceiling")
     differences = record.table(stage, "differences")
@@ -133,7 +151,7 @@ def fragments(root: Path, results: Path) -> dict[str, str]:
         return _shown(results, name, figure, data, alt, caption)
 
     style.apply()
-    shown = {
+    return {
         "badge": _badge(record),
         "verdict": tables.verdict(lds, differences, ceiling),
         "lds": drawn(
@@ -183,7 +201,6 @@ def fragments(root: Path, results: Path) -> dict[str, str]:
             f"Accuracy by arm, {int(arms['runs'].max())} runs each.",
         ),
     }
-    return {f"full_{name}": text for name, text in shown.items()}
 
 
 def _badge(record: Record) -> str:

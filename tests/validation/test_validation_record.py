@@ -128,22 +128,31 @@ def _close(folder, stage, commit) -> None:
 
 def test_a_whole_study_becomes_a_record_and_the_record_becomes_a_page(project) -> None:
     record.write_record(project)
-    shown = record.fragments(project, project / "results")
-    assert "recorded run" in shown["full_badge"]
-    assert "2.0 hours" in shown["full_badge"]
-    assert "<cores>" not in shown["full_badge"]
-    assert "0.70 [0.60, 0.80]" in shown["full_verdict"]
-    assert "clearly above gradient cosine" in shown["full_verdict"]
-    for name in ("lds", "dampings", "choice", "removal", "arms"):
-        assert "<svg" in shown[f"full_{name}"]
+    shown = record.fragments(project, project / "results")["full"]
+    badge, verdict = shown.split("\n\n")[:2]
+    assert "recorded run" in badge
+    assert "2.0 hours" in badge
+    assert "<cores>" not in badge
+    assert "0.70 [0.60, 0.80]" in verdict
+    assert "clearly above gradient cosine" in verdict
+    sections = dict(part.split("\n", 1) for part in shown.split("\n\n### ")[1:])
+    assert list(sections) == [heading for heading in record.SECTIONS if heading]
+    for name, part in (
+        ("lds", shown),
+        ("dampings", sections["Damping"]),
+        ("choice", sections["Which target can be predicted"]),
+        ("removal", sections["Removal"]),
+        ("arms", sections["Arms"]),
+    ):
+        assert "<svg" in part
         assert (project / "results" / "figures" / "full" / f"{name}.csv").is_file()
-    assert not any(active_markup(text) for text in shown.values())
+    assert not active_markup(shown)
     kept = read_sealed(project / "records" / "full" / "09_validation" / "provenance.json")
     assert kept["environment"]["commit"] == "0123456789abcdef"
 
 
 def test_without_a_record_the_page_says_so(tmp_path) -> None:
-    assert set(record.fragments(tmp_path, tmp_path).values()) == {record.ABSENT}
+    assert record.fragments(tmp_path, tmp_path) == {"full": record.ABSENT}
 
 
 def test_an_unfinished_or_damaged_study_is_no_record(project) -> None:
