@@ -60,7 +60,11 @@ def rules_table() -> str:
         [_code(entry.name), *(tables.escape(text) for text in _rules(entry))] for entry in CATALOG.values()
     ]
     return tables.html_table(
-        ["name", "domain", "difficulty", "category", "a response is right by"], rows, left=5, label="Rules"
+        ["name", "domain", "difficulty", "category", "a response is right by"],
+        rows,
+        left=5,
+        label="Rules",
+        stacked=True,
     )
 
 

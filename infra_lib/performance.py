@@ -146,7 +146,7 @@ def ratio_table(record: dict[str, Any]) -> str:
         "memory ratio",
         "n",
     ]
-    return html_table(headers, rows, left=2, label="Cost beside kronfluence")
+    return html_table(headers, rows, left=2, label="Cost beside kronfluence", stacked=True)
 
 
 def remarks(record: dict[str, Any]) -> str:
