@@ -20,7 +20,7 @@ from infra_lib.adapt.results import Results, agreement, finer_groups, load_resul
 from infra_lib.checksums import check_record
 from infra_lib.files import read_sealed
 from infra_lib.markup import escape
-from infra_lib.style import ShownFigure, name_of
+from infra_lib.style import name_of
 
 RECORD = Path("records") / "smollm2"
 TRANSCRIPT = "transcript.json"
@@ -80,7 +80,7 @@ def fragments(root: Path, results: Path) -> dict[str, str]:
         "badge": _badge(found, transcript),
         "lines": _lines(root / RECORD / TRAIN),
         "read": show.read_table(found),
-        "figures": "\n".join(_figure(figure) for figure in figures),
+        "figures": "\n\n".join(figure._repr_html_() for figure in figures),
         "cards": "\n".join(
             f'<p class="group-heading"><strong>on {escape(name_of(target))}</strong></p>\n\n'
             + show.example_cards(found, target, 1)
@@ -127,14 +127,3 @@ def _lines(path: Path) -> str:
 
 def _cut(value: Any, most: int = 60) -> Any:
     return value if not isinstance(value, str) or len(value) <= most else f"{value[:most]} …"
-
-
-def _figure(shown: ShownFigure) -> str:
-    name = shown.identifier.removeprefix("fig-ad-").replace("-", "_")
-    base = f"/results/figures/adapt/{name}"
-    return f"""{shown._repr_html_()}
-
-:::{{div}} figure-links
-{{download}}`data <{base}.csv>` · {{download}}`SVG <{base}.svg>` · {{download}}`PNG <{base}.png>`
-:::
-"""
