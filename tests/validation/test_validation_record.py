@@ -138,7 +138,7 @@ def test_a_whole_study_becomes_a_record_and_the_record_becomes_a_page(project) -
     sections = dict(part.split("\n", 1) for part in shown.split("\n\n### ")[1:])
     assert list(sections) == [heading for heading in record.SECTIONS if heading]
     for name, part in (
-        ("lds", shown),
+        ("lds", shown.split("\n\n### ")[0]),
         ("dampings", sections["Damping"]),
         ("choice", sections["Which target can be predicted"]),
         ("removal", sections["Removal"]),
