@@ -69,7 +69,9 @@ def links(record: dict[str, Any], env: Any) -> nodes.container:
         _download("SVG", f"{base}.svg", env),
     ]
     page = record["page"].strip("/")
-    if page in env.found_docs and page != env.docname:
+    if page.endswith(".py"):  # a notebook that is no page of the book
+        parts.append(_download("notebook", f"/{page}", env))
+    elif page in env.found_docs and page != env.docname:
         parts.append(_reference("notebook" if page.startswith("results/") else "page", page, "doc", env))
     if record["function"] and FUNCTIONS in env.found_docs:
         parts.append(

@@ -34,8 +34,21 @@ class Page:
         display(group_figure(self.folder, results, by))
 
 
-def group_figure(folder: Path, results: Results, by: Sequence[str]) -> style.ShownFigure:
-    """Draw and keep the scores of groups: each example where groups are domains, means and intervals."""
+def group_figure(
+    folder: Path,
+    results: Results,
+    by: Sequence[str],
+    *,
+    notebook: str | None = None,
+    behind: str | None = None,
+) -> style.ShownFigure:
+    """Draw and keep the scores of groups: each example where groups are domains, means and intervals.
+
+    Parameters
+    ----------
+    notebook, behind
+        Notebook and results file that a book links to, as :func:`infra_lib.style.save_figure` takes them.
+    """
     style.apply()
     groups = by_group(results, by)
     single = grouped(results, by) if tuple(by) == ("domain",) else None
@@ -50,4 +63,6 @@ def group_figure(folder: Path, results: Results, by: Sequence[str]) -> style.Sho
         alt=f"Influence of training examples by {words}, one panel per target: {show.group_words(groups)}.",
         caption=f"Mean influence by {words} with 95 % bootstrap intervals over examples, in standard "
         f"deviations of a target's scores; n = {count} training examples, one model.",
+        page=notebook,
+        results=behind,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,13 @@ def fragments(root: Path, results: Path) -> dict[str, str]:
     if recorded is None:
         return {f"adapt_{name}": ABSENT for name in names}
     found, transcript = recorded
+    links = {
+        "notebook": f"/results/{_copied(root / 'notebooks' / 'adapt.py', results)}",
+        "behind": _copied(root / RECORD / "examples.parquet", results),
+    }
     figures = [
-        group_figure(results / "figures" / "adapt", found, by) for by in [("domain",), *finer_groups(found)]
+        group_figure(results / "figures" / "adapt", found, by, **links)
+        for by in [("domain",), *finer_groups(found)]
     ]
     shown = {
         "badge": _badge(found, transcript),
@@ -94,6 +100,14 @@ def fragments(root: Path, results: Path) -> dict[str, str]:
             transcript["steps"].get(str(block.step), {}).get("output", ABSENT)
         )
     return {f"adapt_{name}": text for name, text in shown.items()}
+
+
+def _copied(path: Path, results: Path) -> str:
+    """Copy a file to the book's results and return where it lies among them."""
+    target = f"data/adapt/{path.name}"
+    (results / target).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(path, results / target)
+    return target
 
 
 def _badge(found: Results, transcript: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ _HUES = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 # --- Figures -----------------------------------------------------------------------------
 
 
+@style.drawn
 def group_scores(groups: pd.DataFrame, scores: pd.DataFrame | None = None) -> Figure:
     """Draw mean standardised scores of groups with intervals, one panel per target.
 
