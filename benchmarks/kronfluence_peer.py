@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from kronfluence.analyzer import Analyzer, prepare_model
 from kronfluence.arguments import FactorArguments, ScoreArguments
 from kronfluence.factor.eigen import save_eigendecomposition, save_lambda_matrices
 from kronfluence.task import Task
+from kronfluence.utils.common.factor_arguments import smart_low_precision_factor_arguments
+from kronfluence.utils.common.score_arguments import smart_low_precision_score_arguments
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
@@ -97,19 +100,35 @@ class Kronfluence:
     The model is changed in place by kronfluence's wrappers: give it one of its own.
     """
 
-    def __init__(self, model: Any, folder: Path, *, batch: int, empirical: bool = False) -> None:
+    def __init__(
+        self,
+        model: Any,
+        folder: Path,
+        *,
+        batch: int,
+        empirical: bool = False,
+        device: str = "cpu",
+        low_precision: bool = False,
+    ) -> None:
         logging.getLogger("kronfluence").setLevel(logging.ERROR)
         task = LanguageModelling(list(mlp_linears(model)))
         self._analyzer = Analyzer(
             analysis_name="peer",
             model=prepare_model(model, task),
             task=task,
-            cpu=True,
+            cpu=device == "cpu",
             disable_tqdm=True,
             output_dir=str(folder),
         )
         self._batch = batch
         self._factor_args = FactorArguments(strategy="ekfac", use_empirical_fisher=empirical)
+        self._score_args = ScoreArguments()
+        if low_precision:  # kronfluence's own settings for bfloat16, with Λ and preconditioning in float32
+            self._factor_args = smart_low_precision_factor_arguments()
+            self._factor_args.use_empirical_fisher = empirical
+            self._score_args = smart_low_precision_score_arguments()
+        self._score_args.damping_factor = None
+        self._score_args.aggregate_query_gradients = True
 
     def fit(self, train: Sequence[Encoded]) -> None:
         """Fit EK-FAC factors with kronfluence's defaults."""
@@ -165,10 +184,8 @@ class Kronfluence:
             train_dataset=Rows(train),
             per_device_query_batch_size=self._batch,
             per_device_train_batch_size=self._batch,
-            score_args=ScoreArguments(
-                damping_factor=None, aggregate_query_gradients=True, compute_per_token_scores=per_token
-            ),
+            score_args=replace(self._score_args, compute_per_token_scores=per_token),
             overwrite_output_dir=True,
         )
         found = self._analyzer.load_pairwise_scores(scores_name=name)["all_modules"]
-        return found[0].numpy() / len(target)
+        return found[0].float().numpy() / len(target)

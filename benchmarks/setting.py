@@ -53,8 +53,18 @@ SIZES = {
 TARGETS = ("math", "code")
 
 
-def make_model(size: Size) -> Any:
-    """Return a random model of a size, in single precision, with eager attention."""
+GPU_SIZES = {
+    "10m": Size(256, 1024, 8, 4, 4, 8192, train=256, target=16, prompt=64, tokens=512, batch=32),
+    # The shapes of SmolLM2-135M, Qwen2.5-0.5B and TinyLlama-1.1B (whose head is tied here), whole.
+    "135m": Size(576, 1536, 30, 9, 3, 49152, train=128, target=16, prompt=64, tokens=512, batch=16),
+    "494m": Size(896, 4864, 24, 14, 2, 151936, train=64, target=16, prompt=64, tokens=512, batch=16),
+    "1b": Size(2048, 5632, 22, 32, 4, 32000, train=64, target=16, prompt=64, tokens=512, batch=16),
+}
+"""What a GPU is measured with; weights are random, which changes no speed."""
+
+
+def make_model(size: Size, *, device: str = "cpu", attention: str = "eager") -> Any:
+    """Return a random model of a size, in single precision."""
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=size.vocabulary,
@@ -66,9 +76,10 @@ def make_model(size: Size) -> Any:
         tie_word_embeddings=True,
         initializer_range=0.05,
         pad_token_id=0,
-        attn_implementation="eager",
+        attn_implementation=attention,
     )
-    return Qwen2ForCausalLM(config).eval()
+    with torch.device(device):
+        return Qwen2ForCausalLM(config).eval()
 
 
 def make_rows(size: Size, count: int, name: str, seed: int) -> list[Encoded]:

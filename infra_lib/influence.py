@@ -36,12 +36,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from infra_lib.attention import forward_attention, fused_attention
 from infra_lib.curvature import Factors, model_fingerprint, out_by_in, watched
 from infra_lib.distributed import add_up, is_main, shard
 from infra_lib.errors import ModelError, NumericalError, ParameterError
 from infra_lib.models import Batch, Encoded, batches
 from infra_lib.responses import (
-    fused_attention,
     has_plain_head,
     log_prob_gradient,
     pull_through_head,
@@ -119,7 +119,7 @@ def _summed(
     share = (1 / counts if per_token else torch.ones_like(counts).float()).repeat_interleave(counts)
     if not plain:
         return list(torch.autograd.grad((response_log_probs(model, batch) * share).sum(), weights))
-    labels = batch.input_ids[batch.loss_mask]
+    labels = batch.labels
     with fused_attention(model, batch):
         states = response_states(model, batch)
 
@@ -130,7 +130,12 @@ def _summed(
 
 
 def precondition(
-    factors: Factors, gradient: Direction, *, damping: float = 0.1, method: str = "ekfac"
+    factors: Factors,
+    gradient: Direction,
+    *,
+    damping: float = 0.1,
+    method: str = "ekfac",
+    dtype: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
     """Return V = (H + λ)⁻¹ ∇f per layer, λ = damping × the layer's mean eigenvalue.
 
@@ -138,6 +143,8 @@ def precondition(
     ----------
     method
         ``ekfac``, ``kfac``, ``diagonal`` or ``identity`` (see :mod:`infra_lib.curvature`).
+    dtype
+        Of the result: a model below single precision needs no more than its own. None keeps the gradient's.
 
     Raises
     ------
@@ -160,6 +167,7 @@ def precondition(
         else:
             q_out, q_in = layer.q_out.to(grad), layer.q_in.to(grad)
             direction[name] = q_out @ ((q_out.T @ grad @ q_in) / values) @ q_in.T
+        direction[name] = direction[name].to(dtype or grad.dtype)
         if not torch.isfinite(direction[name]).all():
             raise NumericalError(f"the preconditioned direction of layer {name} is not finite")
     return direction
@@ -217,7 +225,7 @@ def token_scores(
         ) -> tuple[Tensor, Tensor]:
             return torch.func.jvp(forward, (weights,), (tangent,))[:2]
 
-        with torch.no_grad():
+        with torch.no_grad(), forward_attention(model, batch):
             # The stub of vmap knows no None among several outputs; the documentation does.
             mapped = torch.func.vmap(derivative, out_dims=(None, 0))  # type: ignore[arg-type]
             primal, tangent = mapped(tangents)
@@ -253,7 +261,7 @@ def _through_head(model: Any, states: Tensor, tangents: Tensor, batch: Batch) ->
     tangents
         [targets, loss terms, hidden].
     """
-    labels = batch.input_ids[batch.loss_mask]
+    labels = batch.labels
     pulled = pull_through_head(model, states, lambda logits, where: log_prob_gradient(logits, labels[where]))
     wide = torch.promote_types(pulled.dtype, torch.float32)
     return torch.stack([(moved.to(wide) * pulled.to(wide)).sum(-1) for moved in tangents]).float()
@@ -274,7 +282,7 @@ def _log_prob_derivative(_model: Any, logits: Tensor, tangents: Tensor, batch: B
     """
     wide = torch.promote_types(logits.dtype, torch.float32)
     probs = torch.softmax(logits.to(wide), dim=-1)
-    labels = batch.input_ids[batch.loss_mask]
+    labels = batch.labels
     return torch.stack(
         [
             part.gather(-1, labels.unsqueeze(-1)).squeeze(-1).to(wide) - (probs * part).sum(-1)
@@ -288,7 +296,7 @@ def _backward(model: Any, batch: Batch, plain: bool) -> None:
     if not plain:
         response_log_probs(model, batch).sum().backward()
         return
-    labels = batch.input_ids[batch.loss_mask]
+    labels = batch.labels
     with fused_attention(model, batch):
         states = response_states(model, batch)
     states.backward(

@@ -26,6 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as hf_logging
 
+from infra_lib.device import to_device
 from infra_lib.errors import DataError, ModelError, shown
 from infra_lib.examples import Example, is_text
 from infra_lib.files import replace_folder
@@ -366,24 +367,36 @@ def _response_tokens(tokenizer: Any, response: str) -> tuple[list[int], list[tup
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded rows: ``input_ids``, ``attention_mask``, ``loss_mask``, ``position_ids`` [batch, tokens].
+    """Padded rows.
 
-    ``rows`` lists the index of each row in the encoded list.
+    Attributes
+    ----------
+    input_ids, attention_mask, loss_mask, position_ids
+        [batch, tokens].
+    predicting
+        Positions that predict a response token [loss terms], in reading order, counted through the whole
+        batch: position t predicts token t + 1, so it carries a loss term where the mask of t + 1 is set.
+    rows
+        Index of each row in the encoded list.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     loss_mask: Tensor
     position_ids: Tensor
+    predicting: Tensor
     rows: tuple[int, ...]
 
     def to(self, device: str | torch.device) -> Batch:
-        """Return the batch on a device."""
-        moved = [
-            tensor.to(device, non_blocking=True)
-            for tensor in (self.input_ids, self.attention_mask, self.loss_mask, self.position_ids)
-        ]
-        return Batch(moved[0], moved[1], moved[2], moved[3], self.rows)
+        """Return the batch on a device; to a GPU it is copied while that computes."""
+        fields = (self.input_ids, self.attention_mask, self.loss_mask, self.position_ids, self.predicting)
+        moved = [to_device(tensor, device) for tensor in fields]
+        return Batch(moved[0], moved[1], moved[2], moved[3], moved[4], self.rows)
+
+    @property
+    def labels(self) -> Tensor:
+        """The response's tokens [loss terms], in reading order."""
+        return self.input_ids.flatten().index_select(0, self.predicting + 1)
 
     @property
     def inputs(self) -> dict[str, Tensor]:
@@ -440,7 +453,9 @@ def _pad(rows: Sequence[Encoded], indices: tuple[int, ...], pad_id: int, side: s
         attention[i, at] = 1
         loss_mask[i, at] = row.loss_mask
     positions = (attention.cumsum(1) - 1).clamp(min=0)
-    return Batch(input_ids, attention, loss_mask, positions, indices)
+    carries = torch.nn.functional.pad(loss_mask[:, 1:], (0, 1))
+    predicting = carries.flatten().nonzero().squeeze(1)
+    return Batch(input_ids, attention, loss_mask, positions, predicting, indices)
 
 
 def count_response_tokens(tokenizer: Any, examples: Sequence[Example]) -> Mapping[str, int]:

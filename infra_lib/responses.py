@@ -7,8 +7,7 @@ every position, a slice at a time, and any number of directions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,16 +16,14 @@ from torch import Tensor, nn
 from infra_lib.models import Batch, Encoded, batches
 
 HELD_LOGITS = 2**21
-"""Logits that are held at a time where the head is met in slices."""
+"""Logits that are held at a time where the head is met in slices, on the CPU."""
+HELD_LOGITS_CUDA = 2**26
+"""The same on a GPU, whose kernels need more work each."""
 
 
-def predicting(batch: Batch) -> Tensor:
-    """Return the positions that predict a response token [loss terms], counted through the whole batch.
-
-    Position t predicts token t + 1, so it carries a loss term where the mask of t + 1 is set.
-    """
-    carries = torch.nn.functional.pad(batch.loss_mask[:, 1:], (0, 1))
-    return carries.flatten().nonzero().squeeze(1)
+def held_logits(device: torch.device) -> int:
+    """Return how many logits are held at a time on a device."""
+    return HELD_LOGITS_CUDA if device.type == "cuda" else HELD_LOGITS
 
 
 def response_logits(model: Any, batch: Batch) -> Tensor:
@@ -34,7 +31,7 @@ def response_logits(model: Any, batch: Batch) -> Tensor:
 
     The output head is given these positions alone: over a large vocabulary it is the dearest layer.
     """
-    where = predicting(batch)
+    where = batch.predicting
     head = model.get_output_embeddings()
 
     def select(_m: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -49,7 +46,7 @@ def response_logits(model: Any, batch: Batch) -> Tensor:
 
 def response_states(model: Any, batch: Batch) -> Tensor:
     """Return what the output head would be given at these positions [loss terms, hidden], and stop there."""
-    where = predicting(batch)
+    where = batch.predicting
     kept: list[Tensor] = []
 
     def stop(_m: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -62,34 +59,6 @@ def response_states(model: Any, batch: Batch) -> Tensor:
     finally:
         handle.remove()
     return kept[0]
-
-
-LONG = 1024
-"""Padded tokens of a row from which reverse-mode passes use fused attention."""
-
-
-@contextmanager
-def fused_attention(model: Any, batch: Batch) -> Iterator[None]:
-    """Use fused attention (SDPA) for a forward pass over long rows, where the model can.
-
-    Eager attention, which forward-mode differentiation needs, keeps [heads, tokens, tokens] for every layer
-    until the backward pass; fused attention keeps none of it. Short rows stay as they are.
-    """
-    usable = (
-        batch.input_ids.shape[1] >= LONG
-        and getattr(model.config, "_attn_implementation", None) == "eager"
-        and bool(getattr(model, "_supports_sdpa", False))
-        # Soft-capped scores (Gemma 2) exist in eager attention alone.
-        and getattr(model.config, "attn_logit_softcapping", None) is None
-    )
-    if not usable:
-        yield
-        return
-    model.set_attn_implementation("sdpa")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation("eager")
 
 
 @torch.no_grad()
@@ -129,7 +98,7 @@ def pull_through_head(model: Any, states: Tensor, gradient: Callable[[Tensor, sl
         Given logits of some loss terms and the slice that these are, the gradient at the logits.
     """
     head = model.get_output_embeddings()
-    step = max(1, HELD_LOGITS // head.weight.shape[0])
+    step = max(1, held_logits(states.device) // head.weight.shape[0])
     pulled: list[Tensor] = []
     for start in range(0, len(states), step):
         where = slice(start, start + step)
@@ -151,7 +120,7 @@ def response_log_probs(model: Any, batch: Batch) -> Tensor:
     """Return log p(token | tokens before) of the response's tokens [loss terms], in reading order."""
     logits = response_logits(model, batch)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    chosen = logits.gather(-1, batch.input_ids[batch.loss_mask].unsqueeze(-1)).squeeze(-1)
+    chosen = logits.gather(-1, batch.labels.unsqueeze(-1)).squeeze(-1)
     return chosen - logits.logsumexp(-1)
 
 
@@ -159,4 +128,4 @@ def token_log_probs(model: Any, batch: Batch) -> Tensor:
     """Return log p(token t | tokens before) [batch, tokens], 0 where ``loss_mask`` is False."""
     values = response_log_probs(model, batch)
     spread = torch.zeros(batch.loss_mask.numel(), dtype=values.dtype, device=values.device)
-    return spread.index_copy(0, predicting(batch) + 1, values).view(batch.loss_mask.shape)
+    return spread.index_copy(0, batch.predicting + 1, values).view(batch.loss_mask.shape)

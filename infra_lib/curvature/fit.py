@@ -17,7 +17,8 @@ from infra_lib.curvature.labels import LABELS, LabelSource
 from infra_lib.curvature.layers import model_fingerprint, watched, weight_shape
 from infra_lib.curvature.moments import Positions, mirror
 from infra_lib.curvature.passes import CovariancePass, KeptRows, MomentPass
-from infra_lib.curvature.store import load_partition, save_partition
+from infra_lib.curvature.store import PartitionWriter, load_partition
+from infra_lib.device import moment_products
 from infra_lib.distributed import add_up, add_up_number, check_same, is_main, is_stored, shard, spread
 from infra_lib.errors import DataError, NumericalError, ParameterError
 from infra_lib.files import digest_of
@@ -108,32 +109,40 @@ def fit_factors(
         # What is stored is read before anything is fitted, so that a torn file is named at once.
         paths = [folder / _file_name(i, key, names) if folder else None for i, names in enumerate(parts)]
         stored = [
-            _stored(path, key, names, replace_torn) if path else None
+            _stored(path, key, names, replace_torn=replace_torn) if path else None
             for path, names in zip(paths, parts, strict=True)
         ]
-        for names, path, kept in zip(parts, paths, stored, strict=True):
-            if kept is None:
+        with PartitionWriter() as writer:
+            for i, (names, path) in enumerate(zip(parts, paths, strict=True)):
+                if stored[i] is not None:
+                    bar.update(2 * len(groups))
+                    continue
                 modules = {n: chosen[n] for n in names}
                 room = memory_bytes - sum(construction_bytes(module, diagonal) for module in modules.values())
                 kept = _fit_partition(model, modules, groups, source, bar.update, room, diagonal)
-                if path:
-                    if is_main():
-                        save_partition(path, key, *kept)
-                    kept = _stored(path, key, names, replace_torn) or kept
-            else:
-                bar.update(2 * len(groups))
-            layers.append(kept[0])
-            checks |= kept[1]
+                if path is None:
+                    stored[i] = kept
+                elif is_main():
+                    writer.save(path, key, *kept)
+                del kept  # what is stored is mapped from there, once all are
+    for part, path, names in zip(stored, paths, parts, strict=True):
+        found = part or (_stored(path, key, names, written_here=True) if path else None)
+        if found is None:
+            raise DataError(path or "factors", "was written a moment ago and is gone")
+        layers.append(found[0])
+        checks |= found[1]
     positions = sum(int(e.loss_mask.sum()) for e in encoded)
     joined: Mapping[str, LayerFactors] = ChainMap(*reversed(layers))  # type: ignore[arg-type]
     return Factors(joined, fingerprint, len(encoded), positions, checks)
 
 
-def _stored(path: Path, key: str, names: Sequence[str], replace_torn: bool) -> _Fitted | None:
+def _stored(
+    path: Path, key: str, names: Sequence[str], *, replace_torn: bool = False, written_here: bool = False
+) -> _Fitted | None:
     if not is_stored(path):
         return None
     try:
-        return load_partition(path, key, names)
+        return load_partition(path, key, names, written_here=written_here)
     except DataError as error:
         if not replace_torn:
             raise
@@ -179,16 +188,18 @@ def _fit_partition(
     diagonal: bool = False,
 ) -> _Fitted:
     kept = KeptRows(room, modules)
-    covariances, shared = _covariances(model, modules, groups, source, tick, kept)
+    with moment_products(model.dtype):
+        covariances, shared = _covariances(model, modules, groups, source, tick, kept)
     found = spread(_eigenbasis_tensors, covariances)
     bases = {key: (values, vectors) for key, (values, vectors, _) in found.items()}
     quality = {key: dict(zip(CHECKS, check.tolist(), strict=True)) for key, (_, _, check) in found.items()}
     layers, checks = {}, {}
     inputs = {name: f"{shared[name]}|in" for name in modules}
     rotations = {name: (bases[inputs[name]][1], bases[f"{name}|out"][1]) for name in modules}
-    corrected, plain = _second_moments(
-        model, modules, rotations, groups, source, tick, kept, shared, diagonal
-    )
+    with moment_products(model.dtype):
+        corrected, plain = _second_moments(
+            model, modules, rotations, groups, source, tick, kept, shared, diagonal
+        )
     for name in modules:
         (s_in, q_in), (s_out, q_out) = bases[inputs[name]], bases[f"{name}|out"]
         layers[name] = LayerFactors(q_in, q_out, s_in, s_out, corrected[name], plain.get(name))

@@ -10,14 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from infra_lib.attention import fused_attention
+from infra_lib.device import to_device
 from infra_lib.models import Batch, Encoded
-from infra_lib.responses import (
-    HELD_LOGITS,
-    fused_attention,
-    pull_through_head,
-    response_logits,
-    response_states,
-)
+from infra_lib.responses import held_logits, pull_through_head, response_logits, response_states
 
 LABELS = ("sampled", "empirical")
 
@@ -36,8 +32,9 @@ class LabelSource:
         they are, the head is met a slice of positions at a time, and no more logits are held than that.
         """
         batch = batch.to(model.device)
-        own = batch.input_ids[batch.loss_mask]
-        uniform = torch.from_numpy(np.concatenate([self._uniform(row) for row in batch.rows])).to(own.device)
+        own = batch.labels
+        drawn = torch.from_numpy(np.concatenate([self._uniform(row) for row in batch.rows]))
+        uniform = to_device(drawn, own.device)
         if not self._plain:
             with fused_attention(model, batch):
                 logits = response_logits(model, batch)
@@ -69,7 +66,7 @@ class LabelSource:
         Each is the inverse of the cumulative distribution at a uniform number [loss terms] from its
         example's own stream, so that it depends on neither the batch nor the order.
         """
-        step = max(1, HELD_LOGITS // probs.shape[-1])
+        step = max(1, held_logits(probs.device) // probs.shape[-1])
         drawn = []
         for part, wanted in zip(probs.split(step), uniform.split(step), strict=True):
             cumulative = part.cumsum(-1, dtype=torch.float64)

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from infra_lib.device import to_device
 from infra_lib.models import Batch
-from infra_lib.responses import predicting
 
-STRIP = 256
+STRIP, STRIP_CUDA = 256, 1024
 """Rows of a strip of the triangle: narrow enough to save work, wide enough for fast products."""
 
 
@@ -52,8 +52,8 @@ class Positions:
     def of(cls, batch: Batch, device: torch.device) -> Positions:
         """Return the positions of a batch."""
         mask = batch.attention_mask.bool().cpu()
-        real = mask.flatten().nonzero().squeeze(1).to(device)
-        return cls(real, predicting(batch).to(device), tuple(mask.sum(1).tolist()), mask.numel())
+        real = to_device(mask.flatten().nonzero().squeeze(1), device)
+        return cls(real, to_device(batch.predicting, device), tuple(mask.sum(1).tolist()), mask.numel())
 
     def rows(self, values: Tensor, index: Tensor) -> Tensor:
         """Return rows [n, width] of values [..., width], in single precision."""
@@ -64,8 +64,9 @@ class Positions:
 def add_outer(total: Tensor, rows_nd: Tensor) -> None:
     """Add rows' outer products to the upper triangle of ``total`` [d, d] (strips of it, to be exact)."""
     width = rows_nd.shape[1]
-    for start in range(0, width, STRIP):
-        stop = min(start + STRIP, width)
+    strip = STRIP_CUDA if rows_nd.is_cuda else STRIP
+    for start in range(0, width, strip):
+        stop = min(start + strip, width)
         total[start:stop, start:].addmm_(rows_nd[:, start:stop].T, rows_nd[:, start:])
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from infra_lib.attention import LONG
 from infra_lib.curvature import weight_shape
 from infra_lib.curvature.fit import construction_bytes, partitions
 from infra_lib.finetune.config import FinetuneConfig
@@ -32,7 +33,7 @@ from infra_lib.models import linears
 from infra_lib.plan.hardware import Machine, gib
 from infra_lib.plan.trace import Trace, Traced, meta_batch, meta_model
 from infra_lib.plan.workload import Workload
-from infra_lib.responses import HELD_LOGITS, LONG
+from infra_lib.responses import HELD_LOGITS
 
 ALLOCATOR = 1.1
 """Resident memory over bytes in tensors, as measured on models of 10 to 130 million parameters."""
@@ -165,7 +166,7 @@ class Architecture:
 
         Bytes and operations under eager attention are c + a·T + b·T² in the sequence length T. Three
         short traces give them; fused attention (SDPA, flash) has the operations and not the T² bytes. Short
-        rows are not worth it and stay eager (:func:`infra_lib.models.fused_attention`).
+        rows are not worth it and stay eager (:func:`infra_lib.attention.fused_attention`).
         """
         if width < LONG:
             return self.forward_backward(dtype, rows, width, head)

@@ -139,4 +139,11 @@ class Traced:
 def meta_batch(rows: int, tokens: int) -> Batch:
     """Return a batch [rows, tokens] on the meta device in which every token carries the loss."""
     ids = torch.zeros(rows, tokens, dtype=torch.long, device="meta")
-    return Batch(ids, torch.ones_like(ids), torch.ones_like(ids, dtype=torch.bool), ids, tuple(range(rows)))
+    return Batch(
+        ids,
+        torch.ones_like(ids),
+        torch.ones_like(ids, dtype=torch.bool),
+        ids,
+        ids.flatten(),
+        tuple(range(rows)),
+    )

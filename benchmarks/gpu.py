@@ -1,0 +1,320 @@
+"""Attribution on a GPU beside kronfluence and TRAK (`python -m benchmarks.gpu`).
+
+Ours runs in bfloat16 with factors in float32; kronfluence runs in its defaults (float32) and in its own
+low-precision settings; both store factors on disk and use the same random model, sequences and batch
+sizes. Everything runs in one process, one after the other, after a warm-up on a few sequences; memory is
+the allocator's high-water mark, the model included. Whatever fails is recorded with its error.
+
+=============  ===================================================================================
+step           what is timed
+=============  ===================================================================================
+``forward``    a plain forward pass over the training sequences, without the output head
+``fit``        EK-FAC factors from model to disk, true Fisher, MLP linears
+``direct``     ours: gradients of two targets and their preconditioning (kronfluence's scores hold it)
+``tokens``     ours: one forward-mode pass: token, sentence and example scores of two targets.
+               kronfluence: two per-token runs, one for each target
+``positions``  ours: the position reading of both targets
+``examples``   kronfluence's two runs for example scores; TRAK's features and scores
+=============  ===================================================================================
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.util
+import json
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from benchmarks import ceilings, operations
+from benchmarks.setting import GPU_SIZES, SIZES, TARGETS, Size, make_data, make_model
+from infra_lib.attention import fused_attention
+from infra_lib.curvature import fit_factors
+from infra_lib.files import write_json
+from infra_lib.influence import example_scores, position_scores, precondition, target_gradient, token_scores
+from infra_lib.models import batches, mlp_linears
+from infra_lib.provenance import environment
+from infra_lib.responses import response_states
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORD = ROOT / "records" / "gpu" / "attribution.json"
+FACTOR_BYTES = 4 * 2**30
+"""Our budget for factors under construction and kept rows."""
+LENGTHS = (512, 1024, 2048, 4096)
+
+
+class Bench:
+    """Times steps on a device and keeps what they took.
+
+    Parameters
+    ----------
+    out
+        Where everything found so far is written after each step.
+    """
+
+    def __init__(self, device: str, out: Path, record: dict[str, Any]) -> None:
+        self.device, self.out, self.record = device, out, record
+        self.runs: list[dict[str, Any]] = record["runs"]
+
+    @contextmanager
+    def step(self, **names: Any) -> Iterator[dict[str, Any]]:
+        """Time a step and record it under its names; what fails is recorded, and goes no further."""
+        self.collect()
+        found: dict[str, Any] = dict(names)
+        start = time.perf_counter()
+        try:
+            yield found
+            self._wait()
+            found["seconds"] = time.perf_counter() - start
+            if self.device == "cuda":
+                found["peak_bytes"] = torch.cuda.max_memory_allocated()
+        except Exception as error:  # a peer that does not fit, say: that is a result
+            found["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}"
+        self.runs.append(found)
+        write_json(self.out, self.record)
+        print(json.dumps({k: v for k, v in found.items() if k != "agreement"}), flush=True)
+
+    def collect(self) -> None:
+        """Let go of memory and start the high-water mark again."""
+        gc.collect()
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+    def _wait(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+
+def ours(bench: Bench, name: str, size: Size, folder: Path) -> dict[str, Any]:
+    """Measure ours at one size and return its position and example scores by target."""
+    dtype = torch.bfloat16 if bench.device == "cuda" else torch.float32
+    model = make_model(size, device=bench.device).to(dtype)
+    train, targets = make_data(size)
+    names = list(mlp_linears(model))
+    options: dict[str, Any] = {"batch_tokens": size.batch * size.tokens, "progress": False}
+    at: dict[str, Any] = {"size": name, "tokens": size.tokens, "library": "infra", "dtype": str(dtype)[6:]}
+    at["parameters"] = sum(p.numel() for p in model.parameters())
+
+    def direct(rows: Sequence[Any] | None = None) -> dict[str, Any]:
+        found = {}
+        for target, own in targets.items():
+            gradient = target_gradient(model, names, rows or own, batch_tokens=options["batch_tokens"])
+            found[target] = precondition(factors, gradient, dtype=dtype)
+        return found
+
+    warm = train[: 2 * size.batch]
+    factors = fit_factors(model, warm, memory_bytes=FACTOR_BYTES, pattern=re.escape(names[0]), **options)
+    random = {t: {n: torch.randn_like(model.get_submodule(n).weight) for n in names} for t in targets}
+    token_scores(model, warm, random, **options)
+    position_scores(model, warm, random, **options)
+    plain_forward(model, warm, size)
+    del random, factors
+
+    with bench.step(**at, step="forward") as found:
+        plain_forward(model, train, size)
+        found["operations"] = operations.forward(size, size.train).operations
+    scores: dict[str, Any] = {}
+    with bench.step(**at, step="fit") as found:
+        factors = fit_factors(model, train, memory_bytes=FACTOR_BYTES, folder=folder / "infra", **options)
+        parts = len(list((folder / "infra").glob("*.safetensors")))
+        work = operations.fit(size, size.train, parts)
+        found |= {"operations": work.operations, "intensity": work.intensity, "partitions": parts}
+    with bench.step(**at, step="direct"):
+        directions = direct()
+    with bench.step(**at, step="tokens") as found:
+        tokens = token_scores(model, train, directions, **options)
+        work = operations.token_scores(size, size.train, len(TARGETS))
+        found |= {"operations": work.operations, "intensity": work.intensity}
+        scores["examples"] = example_scores(tokens)
+    with bench.step(**at, step="positions") as found:
+        positions = position_scores(model, train, directions, **options)
+        scores["positions"] = {t: np.concatenate(rows) for t, rows in positions.items()}
+        found["agreement"] = {
+            t: float(np.corrcoef(scores["examples"][t], [float(r.sum()) for r in positions[t]])[0, 1])
+            for t in targets
+        }
+    sample = train[: max(2, size.batch // 4)]
+    with bench.step(**at, step="against_float32") as found:
+        low = token_scores(model, sample, directions, **options)
+        model.float()
+        exact = token_scores(model, sample, directions, **options)
+        found["agreement"] = {t: cosine(np.concatenate(low[t]), np.concatenate(exact[t])) for t in targets}
+    return scores
+
+
+def plain_forward(model: Any, train: Sequence[Any], size: Size) -> None:
+    """Run a plain forward pass over sequences, up to the output head."""
+    for batch in batches(train, batch_tokens=size.batch * size.tokens, pad_id=0):
+        moved = batch.to(model.device)
+        with torch.no_grad(), fused_attention(model, moved):
+            response_states(model, moved)
+
+
+def kronfluence(
+    bench: Bench, name: str, size: Size, folder: Path, own: dict[str, Any], *, low_precision: bool
+) -> None:
+    """Measure kronfluence at one size, and how far its scores agree with ours."""
+    from benchmarks.kronfluence_peer import Kronfluence
+
+    model = make_model(size, device=bench.device, attention="sdpa")
+    train, targets = make_data(size)
+    at: dict[str, Any] = {"size": name, "tokens": size.tokens, "library": "kronfluence"}
+    at |= {"dtype": "low precision" if low_precision else "float32"}
+    at["parameters"] = sum(p.numel() for p in model.parameters())
+    plain_forward(model, train[: size.batch], size)
+    place = folder / f"kronfluence-{at['dtype'].split()[0]}"
+    peer = Kronfluence(model, place, batch=size.batch, device=bench.device, low_precision=low_precision)
+    with bench.step(**at, step="fit"):
+        peer.fit(train)
+    for step in ("tokens", "examples"):
+        with bench.step(**at, step=step) as found:
+            theirs = {
+                target: peer.scores(train, rows, per_token=step == "tokens", name=f"{target}-{step}")
+                for target, rows in targets.items()
+            }
+        if own and "error" not in found:
+            other = own["positions" if step == "tokens" else "examples"]
+            found["agreement"] = {
+                t: float(spearmanr(other[t], np.asarray(theirs[t]).ravel()).statistic) for t in targets
+            }
+
+
+def trak(bench: Bench, name: str, size: Size, folder: Path) -> None:
+    """Measure TRAK through ``trak``, whose own projector needs a CUDA extension built from source."""
+    from infra_lib.trak_scores import trak_scores
+
+    model = make_model(size, device=bench.device)
+    train, targets = make_data(size)
+    at = {"size": name, "tokens": size.tokens, "library": "trak", "dtype": "float32", "step": "examples"}
+    with bench.step(**at, parameters=sum(p.numel() for p in model.parameters())):
+        trak_scores(model, train, targets, batch_tokens=size.batch * size.tokens, folder=folder / "trak")
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the cosine of two vectors."""
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+def attention_check(device: str) -> list[dict[str, Any]]:
+    """Return how far attention's derivative is from the same in double precision, by precision and mask."""
+    from infra_lib.attention import blocks
+    from infra_lib.attention.rule import _derivative
+
+    torch.manual_seed(0)
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        for width, masked in ((64, False), (64, True), (128, False), (80, True)):
+            shapes = [(2, 8, 300, width), *[(2, 2, 300, width)] * 2]
+            primal = [torch.randn(shape, device=device).to(dtype) for shape in shapes]
+            moved = [torch.randn((2, *shape), device=device).to(dtype) for shape in shapes]
+            mask = None
+            if masked:
+                mask = torch.ones(300, 300, device=device, dtype=torch.bool).tril().repeat(2, 1, 1, 1)
+                mask[0, :, :, 250:] = False
+            scale = width**-0.5
+
+            def run(
+                parts: list[Any], compute: Callable[..., Any], mask: Any = mask, scale: float = scale
+            ) -> Any:
+                output = blocks.attention(*parts[:3], mask, scale)
+                return compute(*parts[:3], output, mask, scale, tuple(parts[3:]))
+
+            exact = run([part.double() for part in (*primal, *moved)], blocks.derivative)
+            own = run([*primal, *moved], lambda *a: _derivative(a[:5], a[5], a[6]))
+            error = float((own.double() - exact).norm() / exact.norm())
+            found.append({"dtype": str(dtype)[6:], "width": width, "masked": masked, "relative_error": error})
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what is asked for and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--quick", action="store_true", help="one tiny model, to see that everything runs")
+    parser.add_argument("--sizes", nargs="*", choices=list(GPU_SIZES), default=list(GPU_SIZES))
+    parser.add_argument("--lengths", nargs="*", type=int, default=list(LENGTHS), help="at 135m, ours")
+    parser.add_argument("--out", type=Path, default=RECORD, help="the record to write")
+    parser.add_argument("--disk", type=Path, help="where factors are stored meanwhile")
+    options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("no CUDA device here; to see that it runs at all: --device cpu --quick")
+    sizes = {"tiny": SIZES["tiny"]} if options.quick else {name: GPU_SIZES[name] for name in options.sizes}
+    cuda = options.device == "cuda"
+    record: dict[str, Any] = {
+        "environment": environment(options.device),
+        "driver": driver(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "peers": {name: _version(name) for name in ("kronfluence", "traker")},
+        "settings": {
+            "factor_bytes": FACTOR_BYTES,
+            "sizes": {name: asdict(size) for name, size in sizes.items()},
+            "targets": list(TARGETS),
+        },
+        "ceilings": ceilings.measure(sorted({s.inner for s in sizes.values()})) if cuda else {},
+        "attention": attention_check(options.device),
+        "runs": [],
+    }
+    started = time.perf_counter()
+    bench = Bench(options.device, options.out, record)
+    for name, size in sizes.items():
+        with tempfile.TemporaryDirectory(prefix="infra-gpu-", dir=options.disk) as folder:
+            own = ours(bench, name, size, Path(folder))
+            bench.collect()
+            if importlib.util.find_spec("kronfluence"):
+                for low in (False, True):
+                    kronfluence(bench, name, size, Path(folder), own, low_precision=low)
+            if name in ("tiny", "10m"):
+                trak(bench, name, size, Path(folder))
+    for length in options.lengths if not options.quick else ():
+        if length == GPU_SIZES["135m"].tokens:
+            continue
+        base = GPU_SIZES["135m"]
+        share = base.tokens / length
+        size = replace(
+            base,
+            tokens=length,
+            train=int(base.train * share),
+            target=max(2, int(base.target * share)),
+            batch=max(1, int(base.batch * share)),
+        )
+        with tempfile.TemporaryDirectory(prefix="infra-gpu-", dir=options.disk) as folder:
+            ours(bench, "135m", size, Path(folder))
+    record["seconds"] = time.perf_counter() - started
+    write_json(options.out, record)
+    print(f"recorded in {options.out}")
+
+
+def driver() -> str:
+    """Return the version of the GPU's driver, or that there is none."""
+    import subprocess
+
+    try:
+        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "none"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+if __name__ == "__main__":
+    main()

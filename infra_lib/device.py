@@ -1,0 +1,34 @@
+"""What depends on the device: copies that do not wait, and the precision of products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+def to_device(tensor: Tensor, device: str | torch.device) -> Tensor:
+    """Return a tensor on a device; from the CPU to a GPU it travels from pinned memory, and nobody waits."""
+    target = torch.device(device)
+    if target.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(target, non_blocking=True)
+
+
+@contextmanager
+def moment_products(dtype: torch.dtype) -> Iterator[None]:
+    """Let single-precision products of rows use a GPU's TF32 units where the model is below single precision.
+
+    TF32 rounds what is multiplied to 11 significant bits and sums in single precision. Activations and
+    gradients of a bfloat16 model have 8, of a float16 model 11, so that covariances lose nothing; where
+    rows are rotated, eigenvectors are rounded to 11 bits. Models in single precision keep all of theirs.
+    On a CPU nothing changes.
+    """
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = before or dtype in (torch.bfloat16, torch.float16)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
