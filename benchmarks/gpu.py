@@ -25,6 +25,7 @@ import gc
 import importlib.util
 import json
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -249,6 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--lengths", nargs="*", type=int, default=list(LENGTHS), help="at 135m, ours")
     parser.add_argument("--out", type=Path, default=RECORD, help="the record to write")
     parser.add_argument("--disk", type=Path, help="where factors are stored meanwhile")
+    parser.add_argument("--commit", help="of the code, where it was copied here without its history")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("no CUDA device here; to see that it runs at all: --device cpu --quick")
@@ -268,11 +270,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "attention": attention_check(options.device),
         "runs": [],
     }
+    if options.commit:
+        record["environment"]["commit"] = options.commit
     started = time.perf_counter()
     bench = Bench(options.device, options.out, record)
     for name, size in sizes.items():
         with tempfile.TemporaryDirectory(prefix="infra-gpu-", dir=options.disk) as folder:
             own = ours(bench, name, size, Path(folder))
+            shutil.rmtree(Path(folder) / "infra", ignore_errors=True)  # gigabytes, which wait to be written
             bench.collect()
             if importlib.util.find_spec("kronfluence"):
                 for low in (False, True):
