@@ -42,9 +42,15 @@ from scipy.stats import spearmanr
 from benchmarks import ceilings, operations
 from benchmarks.setting import GPU_SIZES, SIZES, TARGETS, Size, make_data, make_model
 from infra_lib.attention import fused_attention
-from infra_lib.curvature import fit_factors
+from infra_lib.curvature import Factors, fit_factors
 from infra_lib.files import write_json
-from infra_lib.influence import example_scores, position_scores, precondition, target_gradient, token_scores
+from infra_lib.influence import (
+    example_scores,
+    position_scores,
+    precondition_all,
+    target_gradient,
+    token_scores,
+)
 from infra_lib.models import batches, mlp_linears
 from infra_lib.provenance import environment
 from infra_lib.responses import response_states
@@ -110,17 +116,19 @@ def ours(bench: Bench, name: str, size: Size, folder: Path) -> dict[str, Any]:
     at: dict[str, Any] = {"size": name, "tokens": size.tokens, "library": "infra", "dtype": str(dtype)[6:]}
     at["parameters"] = sum(p.numel() for p in model.parameters())
 
-    def direct(rows: Sequence[Any] | None = None) -> dict[str, Any]:
-        found = {}
-        for target, own in targets.items():
-            gradient = target_gradient(model, names, rows or own, batch_tokens=options["batch_tokens"])
-            found[target] = precondition(factors, gradient, dtype=dtype)
-        return found
+    scoring = {**options, "batch_tokens": (size.scored or size.batch) * size.tokens}
+
+    def direct(rows: int | None = None) -> dict[str, Any]:
+        size = options["batch_tokens"]
+        gradients = {
+            t: target_gradient(model, names, own[:rows], batch_tokens=size) for t, own in targets.items()
+        }
+        return precondition_all(factors, gradients, dtype=model.dtype)
 
     warm = train[: 2 * size.batch]
     factors = fit_factors(model, warm, memory_bytes=FACTOR_BYTES, pattern=re.escape(names[0]), **options)
     random = {t: {n: torch.randn_like(model.get_submodule(n).weight) for n in names} for t in targets}
-    token_scores(model, warm, random, **options)
+    token_scores(model, train[: size.scored or size.batch], random, **scoring)
     position_scores(model, warm, random, **options)
     plain_forward(model, warm, size)
     del random, factors
@@ -136,11 +144,11 @@ def ours(bench: Bench, name: str, size: Size, folder: Path) -> dict[str, Any]:
         found |= {"operations": work.operations, "intensity": work.intensity, "partitions": parts}
     with bench.step(**at, step="direct"):
         directions = direct()
-    with bench.step(**at, step="tokens") as found:
-        tokens = token_scores(model, train, directions, **options)
-        work = operations.token_scores(size, size.train, len(TARGETS))
-        found |= {"operations": work.operations, "intensity": work.intensity}
-        scores["examples"] = example_scores(tokens)
+    work = operations.token_scores(size, size.train, len(TARGETS))
+    for repeat in range(2):
+        with bench.step(**at, step="tokens", repeat=repeat) as found:
+            found |= {"operations": work.operations, "intensity": work.intensity}
+            scores["examples"] = example_scores(token_scores(model, train, directions, **scoring))
     with bench.step(**at, step="positions") as found:
         positions = position_scores(model, train, directions, **options)
         scores["positions"] = {t: np.concatenate(rows) for t, rows in positions.items()}
@@ -152,9 +160,27 @@ def ours(bench: Bench, name: str, size: Size, folder: Path) -> dict[str, Any]:
     with bench.step(**at, step="against_float32") as found:
         low = token_scores(model, sample, directions, **options)
         model.float()
+        directions = direct()
         exact = token_scores(model, sample, directions, **options)
         found["agreement"] = {t: cosine(np.concatenate(low[t]), np.concatenate(exact[t])) for t in targets}
+    if importlib.util.find_spec("kronfluence") and size.tokens == GPU_SIZES["10m"].tokens:
+        with bench.step(**at, step="same_factors") as found:
+            found["agreement"] = same_factors(bench, size, folder, factors, sample, model, directions)
     return scores
+
+
+def same_factors(
+    bench: Bench, size: Size, folder: Path, factors: Factors, sample: list[Any], model: Any, directions: Any
+) -> dict[str, float]:
+    """Return the rank correlation of position scores with kronfluence's under the same factors, in float32."""
+    from benchmarks.kronfluence_peer import Kronfluence
+
+    own = position_scores(model, sample, directions, progress=False)
+    peer = Kronfluence(model, folder / "same", batch=size.batch, device=bench.device)
+    peer.take(factors)
+    target = TARGETS[0]
+    theirs = peer.scores(sample, make_data(size)[1][target], per_token=True, name="same")
+    return {target: float(spearmanr(np.concatenate(own[target]), theirs.ravel()).statistic)}
 
 
 def plain_forward(model: Any, train: Sequence[Any], size: Size) -> None:

@@ -27,6 +27,10 @@ class Size:
         Sequences in a batch, for every library.
     repeats
         Interleaved repetitions; the fastest counts.
+    initializer
+        Standard deviation of the weights.
+    scored
+        Sequences in a batch of our forward-mode pass, which holds no graph; 0 is ``batch``.
     """
 
     hidden: int
@@ -41,6 +45,8 @@ class Size:
     tokens: int = 128
     batch: int = 8
     repeats: int = 2
+    initializer: float = 0.05
+    scored: int = 0
 
 
 SIZES = {
@@ -53,12 +59,13 @@ SIZES = {
 TARGETS = ("math", "code")
 
 
+_GPU: dict[str, Any] = {"target": 16, "prompt": 64, "tokens": 512, "initializer": 0.02}
 GPU_SIZES = {
-    "10m": Size(256, 1024, 8, 4, 4, 8192, train=256, target=16, prompt=64, tokens=512, batch=32),
+    "10m": Size(256, 1024, 8, 4, 4, 8192, train=256, batch=32, scored=128, **_GPU),
     # The shapes of SmolLM2-135M, Qwen2.5-0.5B and TinyLlama-1.1B (whose head is tied here), whole.
-    "135m": Size(576, 1536, 30, 9, 3, 49152, train=128, target=16, prompt=64, tokens=512, batch=16),
-    "494m": Size(896, 4864, 24, 14, 2, 151936, train=64, target=16, prompt=64, tokens=512, batch=16),
-    "1b": Size(2048, 5632, 22, 32, 4, 32000, train=64, target=16, prompt=64, tokens=512, batch=16),
+    "135m": Size(576, 1536, 30, 9, 3, 49152, train=128, batch=16, scored=64, **_GPU),
+    "494m": Size(896, 4864, 24, 14, 2, 151936, train=64, batch=8, scored=32, **_GPU),
+    "1b": Size(2048, 5632, 22, 32, 4, 32000, train=64, batch=8, scored=32, **_GPU),
 }
 """What a GPU is measured with; weights are random, which changes no speed."""
 
@@ -74,7 +81,7 @@ def make_model(size: Size, *, device: str = "cpu", attention: str = "eager") -> 
         num_attention_heads=size.heads,
         num_key_value_heads=size.kv_heads,
         tie_word_embeddings=True,
-        initializer_range=0.05,
+        initializer_range=size.initializer,
         pad_token_id=0,
         attn_implementation=attention,
     )

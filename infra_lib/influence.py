@@ -137,10 +137,26 @@ def precondition(
     method: str = "ekfac",
     dtype: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
-    """Return V = (H + λ)⁻¹ ∇f per layer, λ = damping × the layer's mean eigenvalue.
+    """Return V = (H + λ)⁻¹ ∇f per layer, for one target; see :func:`precondition_all`."""
+    return precondition_all(factors, {"": gradient}, damping=damping, method=method, dtype=dtype)[""]
+
+
+def precondition_all(
+    factors: Factors,
+    gradients: Mapping[str, Direction],
+    *,
+    damping: float = 0.1,
+    method: str = "ekfac",
+    dtype: torch.dtype | None = None,
+) -> dict[str, dict[str, Tensor]]:
+    """Return V = (H + λ)⁻¹ ∇f by target and layer, λ = damping × the layer's mean eigenvalue.
+
+    A layer's factors are read once for all targets.
 
     Parameters
     ----------
+    gradients
+        Target name to gradient.
     method
         ``ekfac``, ``kfac``, ``diagonal`` or ``identity`` (see :mod:`infra_lib.curvature`).
     dtype
@@ -155,22 +171,27 @@ def precondition(
     """
     if not damping > 0 or not np.isfinite(damping):
         raise ParameterError("damping", damping, "a finite number above 0")
-    if missing := [name for name in gradient if name not in factors.layers]:
+    names = list(dict.fromkeys(name for gradient in gradients.values() for name in gradient))
+    if missing := [name for name in names if name not in factors.layers]:
         raise ModelError(f"the factors have no layer {missing[0]}; fit them on the same layers")
-    direction = {}
-    for name, grad in gradient.items():
-        layer = factors.layers[name]
-        values = factors.eigenvalues(name, method).to(grad)
+    directions: dict[str, dict[str, Tensor]] = {target: {} for target in gradients}
+    for name in names:
+        own = {target: gradient[name] for target, gradient in gradients.items() if name in gradient}
+        like = next(iter(own.values()))
+        values = factors.eigenvalues(name, method).to(like)
         values = values + damping * values.mean()
-        if method in ("diagonal", "identity"):
-            direction[name] = grad / values
-        else:
-            q_out, q_in = layer.q_out.to(grad), layer.q_in.to(grad)
-            direction[name] = q_out @ ((q_out.T @ grad @ q_in) / values) @ q_in.T
-        direction[name] = direction[name].to(dtype or grad.dtype)
-        if not torch.isfinite(direction[name]).all():
-            raise NumericalError(f"the preconditioned direction of layer {name} is not finite")
-    return direction
+        if method not in ("diagonal", "identity"):
+            layer = factors.layers[name]
+            q_out, q_in = layer.q_out.to(like), layer.q_in.to(like)
+        for target, grad in own.items():
+            if method in ("diagonal", "identity"):
+                direction = grad / values
+            else:
+                direction = q_out @ ((q_out.T @ grad @ q_in) / values) @ q_in.T
+            directions[target][name] = direction.to(dtype or grad.dtype)
+            if not torch.isfinite(directions[target][name]).all():
+                raise NumericalError(f"the preconditioned direction of layer {name} is not finite")
+    return directions
 
 
 def token_scores(

@@ -18,7 +18,7 @@ from infra_lib.attribute.scorer import Scorer, TokenScores, squared_norm
 from infra_lib.curvature import Factors, fit_factors
 from infra_lib.distributed import is_main
 from infra_lib.errors import NumericalError
-from infra_lib.influence import Direction, example_scores, precondition, target_gradient
+from infra_lib.influence import Direction, example_scores, precondition_all, target_gradient
 from infra_lib.models import Encoded
 
 
@@ -208,10 +208,7 @@ def _directions(
     """Return what examples are scored along: the preconditioned gradients, or the gradients themselves."""
     if factors is None:
         return gradients
-    return {
-        target: precondition(factors, gradient, damping=options.damping, method=options.method)
-        for target, gradient in gradients.items()
-    }
+    return precondition_all(factors, gradients, damping=options.damping, method=options.method)
 
 
 def _norms(gradients: Mapping[str, Direction]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor
 from infra_lib.distributed.group import is_main, rank, size, together, wire
 from infra_lib.distributed.shards import add_up_number
 from infra_lib.errors import DataError, ModelError
+
+SMALL, STREAMS = 8192, 3
+"""Sides up to which matrices of a GPU are worked on several at a time, and how many."""
 
 
 def spread(
@@ -29,6 +33,8 @@ def spread(
         Taken out one by one, so that a matrix and its results do not both stay in memory.
     """
     if size() == 1:
+        if all(matrix.is_cuda and len(matrix) <= SMALL for matrix in matrices.values()):
+            return _in_streams(work, matrices)
         return {name: work(name, matrices.pop(name)) for name in list(matrices)}
     loads = [0] * size()
     owners: dict[str, int] = {}
@@ -41,6 +47,23 @@ def spread(
         if owners[name] == rank():
             own[name] = work(name, matrix)
     return {name: _broadcast(own.pop(name, None), owners[name]) for name in names}
+
+
+def _in_streams(
+    work: Callable[[str, Tensor], tuple[Tensor, ...]], matrices: dict[str, Tensor]
+) -> dict[str, tuple[Tensor, ...]]:
+    """Apply ``work`` to matrices of a GPU, some at a time: one alone leaves much of it idle."""
+    torch.cuda.synchronize()
+
+    def one(name: str) -> tuple[Tensor, ...]:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            found = work(name, matrices.pop(name))
+            torch.cuda.current_stream().synchronize()
+            return found
+
+    names = list(matrices)
+    with ThreadPoolExecutor(STREAMS) as pool:
+        return dict(zip(names, pool.map(one, names), strict=True))
 
 
 def _broadcast(tensors: tuple[Tensor, ...] | None, owner: int) -> tuple[Tensor, ...]:
