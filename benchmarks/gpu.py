@@ -106,8 +106,14 @@ class Bench:
             torch.cuda.synchronize()
 
 
-def ours(bench: Bench, name: str, size: Size, folder: Path) -> dict[str, Any]:
-    """Measure ours at one size and return its position and example scores by target."""
+def ours(bench: Bench, name: str, size: Size, folder: Path, *, compare: bool = True) -> dict[str, Any]:
+    """Measure ours at one size and return its position and example scores by target.
+
+    Parameters
+    ----------
+    compare
+        Compare position scores with kronfluence's under the same factors too.
+    """
     dtype = torch.bfloat16 if bench.device == "cuda" else torch.float32
     model = make_model(size, device=bench.device).to(dtype)
     train, targets = make_data(size)
@@ -118,11 +124,9 @@ def ours(bench: Bench, name: str, size: Size, folder: Path) -> dict[str, Any]:
 
     scoring = {**options, "batch_tokens": (size.scored or size.batch) * size.tokens}
 
-    def direct(rows: int | None = None) -> dict[str, Any]:
-        size = options["batch_tokens"]
-        gradients = {
-            t: target_gradient(model, names, own[:rows], batch_tokens=size) for t, own in targets.items()
-        }
+    def direct() -> dict[str, Any]:
+        most = options["batch_tokens"]
+        gradients = {t: target_gradient(model, names, own, batch_tokens=most) for t, own in targets.items()}
         return precondition_all(factors, gradients, dtype=model.dtype)
 
     warm = train[: 2 * size.batch]
@@ -163,7 +167,7 @@ def ours(bench: Bench, name: str, size: Size, folder: Path) -> dict[str, Any]:
         directions = direct()
         exact = token_scores(model, sample, directions, **options)
         found["agreement"] = {t: cosine(np.concatenate(low[t]), np.concatenate(exact[t])) for t in targets}
-    if importlib.util.find_spec("kronfluence") and size.tokens == GPU_SIZES["10m"].tokens:
+    if compare and importlib.util.find_spec("kronfluence"):
         with bench.step(**at, step="same_factors") as found:
             found["agreement"] = same_factors(bench, size, folder, factors, sample, model, directions)
     return scores
@@ -172,7 +176,7 @@ def ours(bench: Bench, name: str, size: Size, folder: Path) -> dict[str, Any]:
 def same_factors(
     bench: Bench, size: Size, folder: Path, factors: Factors, sample: list[Any], model: Any, directions: Any
 ) -> dict[str, float]:
-    """Return the rank correlation of position scores with kronfluence's under the same factors, in float32."""
+    """Return the rank correlation of position scores with kronfluence's, same factors, in float32."""
     from benchmarks.kronfluence_peer import Kronfluence
 
     own = position_scores(model, sample, directions, progress=False)
@@ -207,7 +211,7 @@ def kronfluence(
     peer = Kronfluence(model, place, batch=size.batch, device=bench.device, low_precision=low_precision)
     with bench.step(**at, step="fit"):
         peer.fit(train)
-    for step in ("tokens", "examples"):
+    for step in ("tokens", "examples") if name in ("tiny", "10m", "135m") else ("tokens",):
         with bench.step(**at, step=step) as found:
             theirs = {
                 target: peer.scores(train, rows, per_token=step == "tokens", name=f"{target}-{step}")
@@ -306,7 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             shutil.rmtree(Path(folder) / "infra", ignore_errors=True)  # gigabytes, which wait to be written
             bench.collect()
             if importlib.util.find_spec("kronfluence"):
-                for low in (False, True):
+                for low in (False, True) if name != "494m" else (True,):
                     kronfluence(bench, name, size, Path(folder), own, low_precision=low)
             if name in ("tiny", "10m"):
                 trak(bench, name, size, Path(folder))
@@ -323,7 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             batch=max(1, int(base.batch * share)),
         )
         with tempfile.TemporaryDirectory(prefix="infra-gpu-", dir=options.disk) as folder:
-            ours(bench, "135m", size, Path(folder))
+            ours(bench, "135m", size, Path(folder), compare=False)
     record["seconds"] = time.perf_counter() - started
     write_json(options.out, record)
     print(f"recorded in {options.out}")
