@@ -80,6 +80,8 @@ class Bench:
         """Time a step and record it under its names; what fails is recorded, and goes no further."""
         self.collect()
         found: dict[str, Any] = dict(names)
+        if self.device == "cuda":
+            found["held_bytes"] = torch.cuda.memory_allocated()
         start = time.perf_counter()
         try:
             yield found
