@@ -19,11 +19,14 @@ from typing import Any
 import torch
 
 from benchmarks.gpu import Bench, driver
-from benchmarks.setting import SIZES, Size, make_data, make_model
+from benchmarks.setting import SIZES, Size, make_config, make_data, make_model
 from infra_lib.curvature import fit_factors
 from infra_lib.curvature.fit import construction_bytes
 from infra_lib.files import write_json
 from infra_lib.models import mlp_linears
+from infra_lib.plan.estimate import Architecture, Choices, Plan
+from infra_lib.plan.hardware import gpu_machine
+from infra_lib.plan.workload import Lengths, Workload
 from infra_lib.provenance import environment
 
 RECORD = Path(__file__).resolve().parents[1] / "records" / "gpu" / "partition.json"
@@ -36,6 +39,28 @@ SHAPES = {
 }
 
 
+def planned(record: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``infra plan`` says of one partition of this fit on this device, and how many there are."""
+    size, settings = SHAPES[record["shape"]], record["settings"]
+    device = record["environment"]["device"].lower()
+    kind = next((name for name in ("h200", "h100", "a100") if name in device), "h100")
+    lengths = Lengths(prompt=size.prompt, response=size.tokens - size.prompt, longest=size.tokens)
+    work = Workload(settings["train"], 1, 1, lengths, answer_tokens=1)
+    choices = Choices(
+        attribution_dtype=torch.bfloat16,
+        batch_tokens=size.batch * size.tokens,
+        factor_bytes=settings["memory_bytes"],
+    )
+    fit = Plan(Architecture(make_config(size)), work, gpu_machine(kind), choices).fit()
+    return {
+        "machine": kind,
+        "partitions": size.layers,
+        "peak_bytes": fit.peak_bytes,
+        "seconds": fit.seconds / size.layers,
+        "stored_bytes": fit.disk_bytes / size.layers,
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fit the factors of one layer's MLP and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -46,7 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RECORD, help="the record to write")
     parser.add_argument("--disk", type=Path, help="where factors are stored meanwhile")
     parser.add_argument("--commit", help="of the code, where it was copied here without its history")
+    parser.add_argument("--plan", type=Path, help="measure nothing: put the plan beside this record")
     options = parser.parse_args(arguments)
+    if options.plan:
+        record = json.loads(options.plan.read_text(encoding="utf-8"))
+        write_json(options.plan, {**record, "plan": planned(record)})
+        return
     size = SHAPES[options.shape]
     size = replace(size, train=options.sequences or size.train)
     torch.set_default_dtype(torch.bfloat16 if options.device == "cuda" else torch.float32)

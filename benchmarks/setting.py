@@ -70,10 +70,9 @@ GPU_SIZES = {
 """What a GPU is measured with; weights are random, which changes no speed."""
 
 
-def make_model(size: Size, *, device: str = "cpu", attention: str = "eager") -> Any:
-    """Return a random model of a size, in single precision."""
-    torch.manual_seed(0)
-    config = Qwen2Config(
+def make_config(size: Size, attention: str = "eager") -> Qwen2Config:
+    """Return the configuration of a size."""
+    return Qwen2Config(
         vocab_size=size.vocabulary,
         hidden_size=size.hidden,
         intermediate_size=size.inner,
@@ -85,8 +84,13 @@ def make_model(size: Size, *, device: str = "cpu", attention: str = "eager") -> 
         pad_token_id=0,
         attn_implementation=attention,
     )
+
+
+def make_model(size: Size, *, device: str = "cpu", attention: str = "eager") -> Any:
+    """Return a random model of a size, in single precision."""
+    torch.manual_seed(0)
     with torch.device(device):
-        return Qwen2ForCausalLM(config).eval()
+        return Qwen2ForCausalLM(make_config(size, attention)).eval()
 
 
 def make_rows(size: Size, count: int, name: str, seed: int) -> list[Encoded]:

@@ -2,12 +2,14 @@
 
 Every data file, figure and table fragment of every stage is compared. Three things may
 differ between two runs that gave the same results, and are left out by rule, here and
-nowhere else: the note of study and parameters in a parquet file's metadata, the fragment
+nowhere else: the note of study and parameters in a parquet file's metadata (and the
+entry ``study`` of a JSON file), the fragment
 that shows commits and times (:data:`APART`), and the records of provenance themselves.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -100,6 +102,8 @@ def _difference(a: Path, b: Path) -> tuple[str | None, float]:
         return f"is in {'the second' if b.is_file() else 'the first'} study only", math.inf
     if file_digest(a) == file_digest(b):
         return None, 0.0
+    if a.suffix == ".json" and a.parent.name == "data" and _without_study(a) == _without_study(b):
+        return None, 0.0
     if a.suffix != ".parquet":
         # Figures and fragments are drawn from tables, which say by how much.
         return "differs", 0.0 if a.parent.name in ("figures", "tables") else math.inf
@@ -117,6 +121,12 @@ def _content(path: Path) -> bytes:
     with pa.ipc.new_stream(sink, table.schema.with_metadata(kept)) as writer:
         writer.write_table(table.replace_schema_metadata(kept).combine_chunks())
     return sink.getvalue().to_pybytes()
+
+
+def _without_study(path: Path) -> Any:
+    """Return what a JSON file holds, without the name of its study."""
+    held = json.loads(path.read_text(encoding="utf-8"))
+    return {key: value for key, value in held.items() if key != "study"} if isinstance(held, dict) else held
 
 
 def table_distance(a: pd.DataFrame, b: pd.DataFrame) -> float:

@@ -22,7 +22,7 @@ from infra_lib.explorer.page import write_explorer
 from infra_lib.files import write_text
 from infra_lib.frames import rows as each_row
 from infra_lib.layout import STAGES
-from infra_lib.performance import write_performance
+from infra_lib.performance import write_gpu, write_performance
 from infra_lib.plan.record import plans_table
 from infra_lib.reliability import reliability_page, sandbox_speed
 from infra_lib.runner import parameters_cell, read_notebook
@@ -58,6 +58,7 @@ def write_generated(root: Path, study: str, results: Path) -> None:
         **data_pages.fragments(),
         **adapt_record.fragments(root, results),
         **write_performance(root, results),
+        **write_gpu(root, results),
         "plans": plans_table(root),
         **validation_record.fragments(root, results),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import math
 
 import numpy as np
@@ -43,6 +44,19 @@ def finish(project, study: str, **changes: float):
             opened.write_fragment("provenance", f"<p>{study} ran at another time</p>")
         opened.close()
     return project / "_build" / "studies" / study
+
+
+def test_a_file_that_names_its_study_is_the_same_under_another_name_and_no_other_way(project) -> None:
+    a, b = finish(project, "one"), finish(project, "two")
+    for folder, value in ((a, 1), (b, 1)):
+        (folder / "01_data" / "data" / "about.json").write_text(
+            json.dumps({"study": folder.name, "value": value, "part": {"study": "inner"}})
+        )
+    assert "01_data/data/about.json" in compare(a, b).identical
+    (b / "01_data" / "data" / "about.json").write_text(
+        json.dumps({"study": "two", "value": 2, "part": {"study": "inner"}})
+    )
+    assert compare(a, b).differences == {"01_data/data/about.json": "differs"}
 
 
 def test_the_same_results_under_two_names_are_identical(project) -> None:

@@ -60,7 +60,7 @@ def test_page_shows_the_record_and_its_origin(quick, tmp_path) -> None:
         assert 'role="img" aria-label="' in fragments[f"performance_{name}"]
         assert (tmp_path / "figures" / "performance" / f"{name}.png").is_file()
         shown = json.loads((tmp_path / "figures" / "performance" / f"{name}.json").read_text())
-        assert shown["function"] == f"infra_lib.performance.{name}_figure"
+        assert shown["function"] == f"infra_lib.performance.cpu.{name}_figure"
         assert (tmp_path / shown["results"]).read_bytes() == (quick / file_of[name]).read_bytes()
 
 

@@ -48,8 +48,12 @@ def small_config(**changes):
     return Qwen2Config(**(sizes | changes))
 
 
+ON_CPU = replace(gpu_machine("h100"), is_gpu=False)
+"""Peaks are measured on a CPU, where the output head is met in smaller slices."""
+
+
 def plan(config, machine: Machine | None = None, **choices) -> Plan:
-    machine = machine or replace(gpu_machine("h100"), memory_bytes=8 * 2**30)
+    machine = machine or replace(ON_CPU, memory_bytes=8 * 2**30)
     return Plan(Architecture(config), WORK, machine, Choices(**choices))
 
 
@@ -129,7 +133,7 @@ def test_estimated_peaks_lie_within_a_fifth_of_measured_ones(step: str) -> None:
     sizes = {key: sizes[key] for key in (*keys, "num_key_value_heads")}
     budget = 2**30
     work = replace(WORK, train=16)
-    machine = replace(gpu_machine("h100"), memory_bytes=64 * 2**30)
+    machine = replace(ON_CPU, memory_bytes=64 * 2**30)
     estimates = Plan(Architecture(Qwen2Config(**sizes)), work, machine, Choices(factor_bytes=budget)).steps()
     expected = next(s.peak_bytes for s in estimates if s.what == step)
     done = subprocess.run(

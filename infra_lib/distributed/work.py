@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -52,17 +53,24 @@ def spread(
 def _in_streams(
     work: Callable[[str, Tensor], tuple[Tensor, ...]], matrices: dict[str, Tensor]
 ) -> dict[str, tuple[Tensor, ...]]:
-    """Apply ``work`` to matrices of a GPU, some at a time: one alone leaves much of it idle."""
+    """Apply ``work`` to matrices of a GPU, some at a time: one alone leaves much of it idle.
+
+    Each thread has one stream for all its matrices: every stream that a product runs on keeps a workspace.
+    """
     torch.cuda.synchronize()
+    own = threading.local()
+
+    def start() -> None:
+        own.stream = torch.cuda.Stream()
 
     def one(name: str) -> tuple[Tensor, ...]:
-        with torch.cuda.stream(torch.cuda.Stream()):
+        with torch.cuda.stream(own.stream):
             found = work(name, matrices.pop(name))
-            torch.cuda.current_stream().synchronize()
+            own.stream.synchronize()
             return found
 
     names = list(matrices)
-    with ThreadPoolExecutor(STREAMS) as pool:
+    with ThreadPoolExecutor(STREAMS, initializer=start) as pool:
         return dict(zip(names, pool.map(one, names), strict=True))
 
 

@@ -35,6 +35,8 @@ class Machine:
         Bytes per second between one device and its memory.
     utilisation
         Part of the peak that is reached.
+    is_gpu
+        Whether these are GPUs, which meet the output head in larger slices.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Machine:
     single_flops: float
     bandwidth: float
     utilisation: float = UTILISATION
+    is_gpu: bool = False
 
     def seconds(self, flops: float, dtype: torch.dtype) -> float:
         """Return the time that ``flops`` operations take on all devices together."""
@@ -73,7 +76,7 @@ def gpu_machine(kind: str = "h100", gpus: int = 1, memory: str | None = None) ->
         raise ParameterError("--gpus", gpus, "1 or more")
     name, gib, half, single, bandwidth = _GPUS[kind]
     size = parse_size("--gpu-memory", memory) if memory else gib * 2**30
-    return Machine(f"{gpus} × {name}", gpus, size, half, single, bandwidth)
+    return Machine(f"{gpus} × {name}", gpus, size, half, single, bandwidth, is_gpu=True)
 
 
 def this_machine(processes: int = 1) -> Machine:

@@ -6,8 +6,6 @@ in ``records/benchmarks``. Where there is none, the page says so.
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from infra_lib import style
 from infra_lib.frames import rows as each_row
+from infra_lib.performance.shown import copied, read_record, shown
 from infra_lib.tables import NOT_AVAILABLE, badge, escape, html_table
 
 STEPS = {"token scores": ("#0072b2", "o"), "position scores": ("#d55e00", "s"), "fitting": ("#7f7f7f", "^")}
@@ -30,15 +29,15 @@ def write_performance(root: Path, results: Path) -> dict[str, str]:
     folder = results / "figures" / "performance"
     style.apply()
     fragments = {"performance_ratios": MISSING, "performance_cost": MISSING, "performance_memory": ""}
-    if record := _read(root, "attribution"):
+    if record := read_record(root, "benchmarks/attribution"):
         fragments["performance_ratios"] = f"{origin(record)}\n\n{ratio_table(record)}\n\n{remarks(record)}"
         frame = memory_frame(record)
-        fragments["performance_memory"] = _shown(
+        fragments["performance_memory"] = shown(
             folder,
             "memory",
             memory_figure(frame),
             frame,
-            results=_copied(root, results, "attribution"),
+            results=copied(root, results, "benchmarks/attribution"),
             alt="Peak memory above the loaded model against the number of parameters, on logarithmic axes, "
             "for fitting factors and for scoring, this library beside kronfluence. "
             + " ".join(
@@ -48,15 +47,15 @@ def write_performance(root: Path, results: Path) -> dict[str, str]:
             caption="Peak resident memory above that of the loaded model, each measured in a process of its "
             f"own (n = {frame['repeats'].min()} to {frame['repeats'].max()} repetitions, the lowest shown).",
         )
-    if record := _read(root, "cost"):
+    if record := read_record(root, "benchmarks/cost"):
         frame = pd.DataFrame(record["points"])
         frame["forwards"] = frame["seconds"] / frame["forward_seconds"]
-        fragments["performance_cost"] = f"{origin(record)}\n\n" + _shown(
+        fragments["performance_cost"] = f"{origin(record)}\n\n" + shown(
             folder,
             "cost",
             cost_figure(frame),
             frame,
-            results=_copied(root, results, "cost"),
+            results=copied(root, results, "benchmarks/cost"),
             alt="Left: processor seconds against training tokens for fitting, token scores and position "
             "scores. Right: plain forward passes that scoring costs against the number of targets. "
             + " ".join(
@@ -69,37 +68,6 @@ def write_performance(root: Path, results: Path) -> dict[str, str]:
             f"forward passes over the same tokens (fastest of {frame['repeats'].max()} repetitions).",
         )
     return fragments
-
-
-def _read(root: Path, name: str) -> dict[str, Any] | None:
-    path = root / "records" / "benchmarks" / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def _copied(root: Path, results: Path, name: str) -> str:
-    """Copy a benchmark's record to the book's results and return where it lies among them."""
-    target = f"data/performance/{name}.json"
-    (results / target).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(root / "records" / "benchmarks" / f"{name}.json", results / target)
-    return target
-
-
-def _shown(
-    folder: Path, name: str, figure: Figure, data: pd.DataFrame, *, results: str, alt: str, caption: str
-) -> str:
-    """Write a figure's files and return the lines that include it."""
-    style.save_figure(
-        folder,
-        "performance",
-        name,
-        figure,
-        data=data,
-        alt=alt,
-        caption=caption,
-        page="/performance",
-        results=results,
-    )
-    return (folder / f"{name}.md").read_text(encoding="utf-8")
 
 
 def origin(record: dict[str, Any]) -> str:

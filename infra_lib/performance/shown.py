@@ -1,0 +1,45 @@
+"""What both pages of costs share: reading a record, handing it on to the book, and showing a figure."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from infra_lib import style
+
+
+def read_record(root: Path, name: str) -> dict[str, Any] | None:
+    """Return a record by its name below ``records``, or None where there is none."""
+    path = root / "records" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def copied(root: Path, results: Path, name: str) -> str:
+    """Copy a benchmark's record to the book's results and return where it lies among them."""
+    target = f"data/performance/{name.replace('/', '-')}.json"
+    (results / target).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(root / "records" / f"{name}.json", results / target)
+    return target
+
+
+def shown(
+    folder: Path, name: str, figure: Figure, data: pd.DataFrame, *, results: str, alt: str, caption: str
+) -> str:
+    """Write a figure's files and return the lines that include it."""
+    style.save_figure(
+        folder,
+        "performance",
+        name,
+        figure,
+        data=data,
+        alt=alt,
+        caption=caption,
+        page="/performance",
+        results=results,
+    )
+    return (folder / f"{name}.md").read_text(encoding="utf-8")

@@ -1,0 +1,129 @@
+"""What was recorded on a GPU is whole and shown; the code that recorded it still runs, small and on a CPU."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from benchmarks import gpu, operations, partition
+from benchmarks.setting import SIZES
+from infra_lib.errors import DataError
+from infra_lib.performance import write_gpu
+from infra_lib.performance.gpu import MISSING_GPU, read_records, runs_frame, total
+
+
+@pytest.fixture(scope="module")
+def records(root):
+    return read_records(root)
+
+
+def test_without_records_the_page_names_the_commands(tmp_path) -> None:
+    fragments = write_gpu(tmp_path, tmp_path / "results")
+    assert fragments["gpu_origin"] == MISSING_GPU
+    assert set(fragments.values()) == {MISSING_GPU, ""}
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_records_say_what_they_were_made_with(records) -> None:
+    assert {"attribution", "partition"} <= set(records)
+    for record in records.values():
+        assert record["environment"]["device"].startswith("NVIDIA")
+        assert record["environment"]["versions"]["torch"]
+        assert len(record["environment"]["commit"].removesuffix("+changes")) == 40
+        assert record["driver"] != "none"
+        assert all(
+            run.get("error") or (run["seconds"] > 0 and run["peak_bytes"] > 0) for run in record["runs"]
+        )
+
+
+def test_the_page_shows_the_recorded_numbers(root, records, tmp_path) -> None:
+    fragments = write_gpu(root, tmp_path)
+    assert all(fragments.values())
+    assert "recorded run" in fragments["gpu_origin"]
+    frame = runs_frame([r for name, r in records.items() if name.startswith("attribution")])
+    own, theirs = total(frame, "1b", "infra", "bfloat16"), total(frame, "1b", "kronfluence", "float32")
+    assert own is not None
+    assert theirs is not None
+    assert f"<strong>{own[0]:.1f}</strong>" in fragments["gpu_ratios"]
+    assert f"<strong>{theirs[0] / own[0]:.2f}</strong>" in fragments["gpu_ratios"]
+    assert fragments["gpu_targets"].count("verdict-") >= 6
+    for name in ("gpu_memory", "gpu_roofline"):
+        record = json.loads(
+            (tmp_path / "figures" / "performance" / f"{name}.json").read_text(encoding="utf-8")
+        )
+        assert record["function"].startswith("infra_lib.performance.gpu.")
+        assert (tmp_path / record["results"]).is_file()
+
+
+def test_a_changed_record_is_refused(root, tmp_path) -> None:
+    shutil.copytree(root / "records", tmp_path / "records")
+    path = tmp_path / "records" / "gpu" / "attribution.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"infra"', '"Infra"', 1), encoding="utf-8")
+    with pytest.raises(DataError, match=r"attribution\.json"):
+        write_gpu(tmp_path, tmp_path / "out")
+
+
+def test_the_fastest_run_counts_and_failures_do_not() -> None:
+    run = {"size": "s", "tokens": 8, "library": "infra", "dtype": "bfloat16", "parameters": 5}
+    runs = [run | {"step": step, "seconds": s, "peak_bytes": b} for step, s, b in
+            [("fit", 3.0, 7), ("fit", 2.0, 9), ("direct", 1.0, 1), ("tokens", 0.5, 8)]]  # fmt: skip
+    failed = run | {"step": "fit", "error": "OutOfMemoryError: none"}
+    assert total(runs_frame([{"runs": [*runs, failed]}]), "s", "infra", "bfloat16") == (3.5, 8, 1)
+    assert total(runs_frame([{"runs": runs[:2]}]), "s", "infra", "bfloat16") is None
+
+
+def test_the_benchmark_still_runs(tmp_path) -> None:
+    out = tmp_path / "record.json"
+    gpu.main(["--device", "cpu", "--quick", "--out", str(out)])
+    record = json.loads(out.read_text(encoding="utf-8"))
+    assert not [run for run in record["runs"] if "error" in run]
+    steps = {(run["library"], run["step"]) for run in record["runs"]}
+    assert {("infra", s) for s in ("forward", "fit", "direct", "tokens", "positions")} <= steps
+    if ("infra", "same_factors") in steps:
+        same = next(run for run in record["runs"] if run["step"] == "same_factors")
+        assert min(same["agreement"].values()) > 0.999
+    assert all(check["relative_error"] < 1e-2 for check in record["attention"])
+
+
+def test_a_step_that_fails_is_recorded_and_the_rest_goes_on(tmp_path) -> None:
+    record = {"runs": []}
+    bench = gpu.Bench("cpu", tmp_path / "r.json", record)
+    with bench.step(step="one"):
+        raise RuntimeError("CUDA out of memory\nand more")
+    with bench.step(step="two"):
+        pass
+    kept = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["runs"]
+    assert kept[0] == {"step": "one", "error": "RuntimeError: CUDA out of memory"}
+    assert kept[1]["seconds"] >= 0
+
+
+def test_a_missing_gpu_is_said_before_anything_runs(tmp_path) -> None:
+    with pytest.raises(SystemExit, match="no CUDA device here"):
+        gpu.main(["--out", str(tmp_path / "x.json")])
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_one_partition_still_runs_and_takes_a_plan(root, tmp_path) -> None:
+    out = tmp_path / "partition.json"
+    partition.main(["--device", "cpu", "--shape", "tiny", "--out", str(out)])
+    record = json.loads(out.read_text(encoding="utf-8"))
+    assert record["runs"][0]["stored_bytes"] > 0
+    assert len(record["runs"][0]["checks"]) == 3
+    partition.main(["--plan", str(out)])
+    plan = json.loads(out.read_text(encoding="utf-8"))["plan"]
+    assert plan["partitions"] == SIZES["tiny"].layers
+    assert plan["stored_bytes"] == pytest.approx(record["runs"][0]["stored_bytes"], rel=0.1)
+
+
+def test_counted_operations_are_those_of_the_products() -> None:
+    size = SIZES["tiny"]  # 2 layers, 32 wide, 64 inside, 2 heads that are their own keys, rows of 32 tokens
+    weights = 4 * 32 * 32 + 3 * 32 * 64
+    attention = 2 * 32 * 32  # two products with half of the keys each
+    assert operations.forward(size, 3).operations == 3 * 32 * 2 * (2 * weights + attention)
+    one, two = (operations.token_scores(size, 1, targets).operations for targets in (1, 2))
+    assert two - one == 32 * 2 * (2 * (weights + 3 * 32 * 64) + 2 * attention)
+    work = operations.fit(size, 1, 1)
+    assert work.operations > operations.forward(size, 1).operations
+    assert work.intensity == work.operations / work.bytes
