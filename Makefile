@@ -10,7 +10,7 @@ LOCKED := $(BIN)/pip install --quiet --disable-pip-version-check --require-hashe
 
 PEERS := $(VENV)/.peers
 
-.PHONY: help setup peers benchmark lock wheel-smoke system sandbox book run test lint base links archive readme serve status clean verify reliability faults
+.PHONY: help setup peers benchmark gpu lock wheel-smoke system sandbox book run test lint base links archive readme serve status clean verify reliability faults
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 13
 
@@ -38,6 +38,12 @@ $(PEERS): $(STAMP) locks/peers.txt
 benchmark: setup peers  ## Measure speed and memory beside kronfluence and trak (about eight minutes)
 	$(BIN)/python -m benchmarks.attribution
 	$(BIN)/python -m benchmarks.cost
+
+gpu:  ## Measure on a GPU beside kronfluence, and record it (PYTHON of an environment with CUDA)
+	$(PYTHON) -m benchmarks.gpu
+	$(PYTHON) -m benchmarks.partition
+	$(PYTHON) -m benchmarks.partition --plan records/gpu/partition.json
+	$(PYTHON) -m infra_lib.cli verify --update-records
 
 lock:  ## Write the lock files from pyproject.toml and constraints.txt (needs uv)
 	$(PYTHON) tools/lock.py $(if $(UPGRADE),--upgrade)
