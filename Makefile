@@ -10,7 +10,7 @@ LOCKED := $(BIN)/pip install --quiet --disable-pip-version-check --require-hashe
 
 PEERS := $(VENV)/.peers
 
-.PHONY: help setup peers benchmark gpu lock wheel-smoke system sandbox book run test lint base links archive readme serve status clean verify reliability faults
+.PHONY: record help setup peers benchmark gpu lock wheel-smoke system sandbox book run test lint base links archive readme serve status clean verify reliability faults
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 13
 
@@ -112,6 +112,9 @@ readme: setup system  ## Write the README's table of claims and its pictures fro
 
 serve: setup  ## Preview the built book on this machine
 	$(BIN)/infra serve
+
+record: setup  ## Run a study as far as it is not done and keep it under records/ (STUDY=full)
+	$(BIN)/infra record --study $(STUDY)
 
 status: setup  ## Show what is done and what would run
 	$(BIN)/infra status --study $(STUDY)

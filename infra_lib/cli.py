@@ -62,6 +62,26 @@ def run_command(
         typer.echo(f"  {line}")
 
 
+@app.command("record")
+def record_command(
+    study: StudyName = "full",
+    out: Annotated[
+        str, typer.Option(help="Folder of the record, below records/; by default the study's name.")
+    ] = "",
+    parameter: Overrides = None,
+) -> None:
+    """Run a study as far as it is not done, and keep its tables and provenance under records/."""
+    from infra_lib.layout import project_root
+    from infra_lib.study import parse_override
+    from infra_lib.validation.record import record_folder, write_record
+
+    root = project_root()
+    name = dict(parse_override(text) for text in parameter or []).get("study", study)
+    folder = record_folder(root, out or f"records/{name}")
+    run_command(None, study, parameter, quiet_summary=True)
+    typer.echo(f"recorded in {write_record(root, name, folder)}")
+
+
 @app.command("attribute")
 def attribute_command(
     model: Annotated[str, typer.Option(help="Local Hugging Face folder, or hub name.")],

@@ -18,7 +18,7 @@ from infra_lib import figures as study_figures
 from infra_lib import style
 from infra_lib import tables as study_tables
 from infra_lib.checksums import check_record, write_manifest
-from infra_lib.errors import DataError, InfraError
+from infra_lib.errors import DataError, InfraError, ParameterError
 from infra_lib.files import read_sealed, replace_folder, write_sealed
 from infra_lib.layout import damaged_files, read_provenance, stage_folder
 from infra_lib.markup import escape
@@ -46,11 +46,58 @@ KEPT: Mapping[str, tuple[str, ...]] = {
 }
 """Tables that are kept, by stage."""
 
+READ: Mapping[tuple[str, str], frozenset[str]] = {
+    ("05_reweighting_arms", "arms"): frozenset({"arm", "domain", "mean", "low", "high", "runs", "n"}),
+    ("09_validation", "lds"): frozenset(
+        {"method", "target", "selection", "unit", "damping", "dampings", "lds", "low", "high"}
+        | {"subsets", "seeds", "models", "responses"}
+    ),
+    ("09_validation", "differences"): frozenset(
+        {"method", "difference", "low", "high", "p_value", "reference", "target", "unit"}
+    ),
+    ("09_validation", "ceiling"): frozenset(
+        {"target", "single", "reliability", "ceiling", "low", "high", "subsets", "repeats", "seeds"}
+    ),
+    ("09_validation", "choice"): frozenset(
+        {"tokens", "responses", "balanced", "domain", "lds", "low", "high", "outcome"}
+        | {"outcome_low", "outcome_high", "n"}
+    ),
+    ("09_validation", "removal"): frozenset(
+        {"method", "target", "end", "fraction", "removed", "change", "low", "high"}
+        | {"retrainings", "responses"}
+    ),
+    ("09_validation", "brittleness"): frozenset(
+        {"method", "target", "spearman", "lowest", "overlap", "pairs", "models"}
+    ),
+}
+"""Columns that the page reads: what a record must still have to be shown by this code."""
+
 ABSENT = "not available: the study <code>full</code> has no record here"
 
 
-def write_record(root: Path, study: str = STUDY) -> Path:
-    """Keep a finished study's tables and provenance in ``records/<study>``; return the folder.
+def record_folder(root: Path, out: str) -> Path:
+    """Return the folder of a record, which the manifest of ``records`` must be able to list.
+
+    Raises
+    ------
+    ParameterError
+        For a folder that is not below ``records``, or is one of those that hold something else.
+    """
+    records, folder = (root / "records").resolve(), (root / out).resolve()
+    if folder.parent != records:
+        raise ParameterError("--out", out, "a folder in records/, such as records/full")
+    if folder.exists() and not (folder / "03_finetune_evaluate").is_dir():
+        raise ParameterError("--out", out, "a new folder, or one that holds a study's record")
+    return folder
+
+
+def write_record(root: Path, study: str = STUDY, folder: Path | None = None) -> Path:
+    """Keep a finished study's tables and provenance; return the folder.
+
+    Parameters
+    ----------
+    folder
+        Of :func:`record_folder`; None is ``records/<study>``.
 
     Raises
     ------
@@ -61,22 +108,23 @@ def write_record(root: Path, study: str = STUDY) -> Path:
     new = root / "_build" / f"record-{study}"
     shutil.rmtree(new, ignore_errors=True)
     for stage, names in KEPT.items():
-        folder = stage_folder(study, stage, root)
-        record = read_provenance(folder)
+        own = stage_folder(study, stage, root)
+        record = read_provenance(own)
         if record is None:
             raise InfraError(f"{stage} of study {study} has not run: `infra run --study {study}`")
-        if damaged := damaged_files(folder, record):
-            raise InfraError(f"{folder / damaged[0]} is missing or changed: `infra run --study {study}`")
+        if damaged := damaged_files(own, record):
+            raise InfraError(f"{own / damaged[0]} is missing or changed: `infra run --study {study}`")
         if "+changes" in record["environment"]["commit"]:
             raise InfraError(f"{stage} ran from changed code; commit, then `infra run --study {study}`")
         (new / stage).mkdir(parents=True)
         for name in names:
-            shutil.copy2(folder / "data" / f"{name}.parquet", new / stage / f"{name}.parquet")
+            shutil.copy2(own / "data" / f"{name}.parquet", new / stage / f"{name}.parquet")
         kept = ("stage", "study", "effective", "seeds", "environment", "started", "seconds", "summary")
         write_sealed(new / stage / "provenance.json", {key: record[key] for key in kept})
-    replace_folder(new, root / "records" / study)
+    folder = folder or root / "records" / study
+    replace_folder(new, folder)
     write_manifest(root / "records")
-    return root / "records" / study
+    return folder
 
 
 class Record:
@@ -98,8 +146,22 @@ class Record:
                 check_record(root, path)
 
     def table(self, stage: str, name: str) -> pd.DataFrame:
-        """Return a table of the record."""
-        return load_table(self.folder / stage / f"{name}.parquet")
+        """Return a table of the record.
+
+        Raises
+        ------
+        DataError
+            For a table of another time, which lacks what this code reads.
+        """
+        path = self.folder / stage / f"{name}.parquet"
+        found = load_table(path)
+        if missing := sorted(READ.get((stage, name), frozenset()) - set(found.columns)):
+            raise DataError(
+                path,
+                f"has no column {missing[0]}, which this version shows; make the record again: "
+                f"infra record --study {self.folder.name}",
+            )
+        return found
 
     def provenance(self, stage: str) -> dict[str, Any]:
         """Return a stage's provenance."""

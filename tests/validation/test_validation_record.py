@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from infra_lib.checksums import folder_digests, write_manifest
-from infra_lib.errors import DataError, InfraError
+from infra_lib.cli import app
+from infra_lib.errors import DataError, InfraError, ParameterError
 from infra_lib.files import read_sealed, write_sealed
 from infra_lib.layout import stage_folder
 from infra_lib.markup import active_markup
@@ -149,6 +151,29 @@ def test_a_whole_study_becomes_a_record_and_the_record_becomes_a_page(project) -
     assert not active_markup(shown)
     kept = read_sealed(project / "records" / "full" / "09_validation" / "provenance.json")
     assert kept["environment"]["commit"] == "0123456789abcdef"
+
+
+def test_a_record_of_another_time_is_refused_and_says_what_it_lacks(project) -> None:
+    path = stage_folder("full", "09_validation", project) / "data" / "removal.parquet"
+    pd.read_parquet(path).drop(columns="retrainings").to_parquet(path)
+    _close(path.parents[1], "09_validation", "0123456789abcdef")
+    record.write_record(project)
+    with pytest.raises(DataError, match=r"removal\.parquet.*no column retrainings.*infra record"):
+        record.fragments(project, project / "results")
+
+
+def test_a_record_goes_below_records_and_over_no_other(project, monkeypatch) -> None:
+    assert record.record_folder(project, "records/long") == project / "records" / "long"
+    (project / "records" / "base").mkdir()
+    for out in ("elsewhere", "records", "records/a/b", "../records/x", "records/base"):
+        with pytest.raises(ParameterError, match="--out"):
+            record.record_folder(project, out)
+    folder = record.write_record(project, "full", project / "records" / "long")
+    assert record.record_folder(project, "records/long") == folder
+    assert (folder / "09_validation" / "lds.parquet").is_file()
+    monkeypatch.setenv("INFRA_PROJECT", str(project))
+    result = CliRunner().invoke(app, ["record", "--study", "full", "--out", "elsewhere"])
+    assert isinstance(result.exception, ParameterError)
 
 
 def test_without_a_record_the_page_says_so(tmp_path) -> None:
