@@ -12,6 +12,7 @@ precision.
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -21,9 +22,9 @@ from torch import Tensor
 WIDEST = 256
 """Widest head that the kernel takes."""
 
-if find_spec("triton"):
-    import triton
-    import triton.language as tl
+if find_spec("triton"):  # PyTorch's CUDA builds bring it, its CPU builds do not
+    triton = import_module("triton")
+    tl = import_module("triton.language")
 
     @triton.jit
     def _kernel(  # type: ignore[no-untyped-def]
