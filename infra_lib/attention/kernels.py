@@ -44,11 +44,11 @@ if find_spec("triton"):  # PyTorch's CUDA builds bring it, its CPU builds do not
         tokens,
         width,
         mask_stride,
-        MASKED: tl.constexpr,
-        PRECISION: tl.constexpr,
-        QUERIES: tl.constexpr,
-        KEYS: tl.constexpr,
-        WIDTH: tl.constexpr,
+        MASKED: tl.constexpr,  # type: ignore[name-defined]
+        PRECISION: tl.constexpr,  # type: ignore[name-defined]
+        QUERIES: tl.constexpr,  # type: ignore[name-defined]
+        KEYS: tl.constexpr,  # type: ignore[name-defined]
+        WIDTH: tl.constexpr,  # type: ignore[name-defined]
     ):
         first = tl.program_id(0) * QUERIES
         row = tl.program_id(1)  # of batch × heads
