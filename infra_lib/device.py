@@ -1,7 +1,9 @@
-"""What depends on the device: copies that do not wait, and the precision of products."""
+"""What depends on the device: copies that do not wait, precision of products, memory's peaks."""
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -32,3 +34,17 @@ def moment_products(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def peak_bytes() -> dict[str, int]:
+    """Return high-water marks in bytes, since the process began.
+
+    ``process`` is resident memory of this process, ``worker`` that of the largest process that it has waited
+    for (0 if none), ``device`` what the GPU's allocator held (0 without one).
+    """
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {
+        "process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "worker": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit,
+        "device": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
+    }

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra_lib.checksums import folder_digests
+from infra_lib.device import peak_bytes
 from infra_lib.errors import DataError, ParameterError
 from infra_lib.files import replace_folder, write_json, write_sealed, write_text
 from infra_lib.layout import (
@@ -269,6 +270,7 @@ class Stage:
             "environment": environment(self.params.device),
             "started": self._start_time.isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - self._started, 1),
+            "peak_bytes": peak_bytes(),
             "reads": {name: data_digest(upstream) for name, upstream in self._upstream.items()},
             "summary": self._summary,
             "files": folder_digests(self._part),

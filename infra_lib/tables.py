@@ -387,10 +387,20 @@ def provenance_table(records: Mapping[str, Mapping[str, Any]]) -> str:
                 escape(record["environment"]["device"]),
                 escape(record["started"][:16].replace("T", " ")),
                 f"{record['seconds']:.0f} s",
+                _peak(record),
             ]
         )
-    headers = ["notebook", "commit", "seeds", "device", "started (UTC)", "time"]
+    headers = ["notebook", "commit", "seeds", "device", "started (UTC)", "time", "peak memory"]
     return html_table(headers, rows, left=5, label="Provenance of each notebook")
+
+
+def _peak(record: Mapping[str, Any]) -> str:
+    """Return the largest process's peak memory, and the GPU's where one was used."""
+    peaks = record.get("peak_bytes")
+    if not peaks:
+        return NOT_AVAILABLE
+    gpu = f", GPU {peaks['device'] / 2**30:.1f} GiB" if peaks["device"] else ""
+    return f"{max(peaks['process'], peaks['worker']) / 2**30:.1f} GiB{gpu}"
 
 
 def versions_table(versions: Mapping[str, str]) -> str:

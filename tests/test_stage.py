@@ -147,3 +147,31 @@ def test_a_folder_that_cannot_be_written_is_an_error(project) -> None:
     project.chmod(0o500)
     with pytest.raises(OSError, match="Permission"):
         open_stage("01_data", {"study": "t"})
+
+
+def test_a_stage_records_its_peak_memory_and_the_table_shows_it() -> None:
+    from infra_lib.device import peak_bytes
+    from infra_lib.tables import provenance_table
+
+    before = peak_bytes()
+    block = bytearray(200 * 2**20)
+    block[::4096] = b"x" * len(block[::4096])
+    after = peak_bytes()
+    assert after["process"] >= before["process"]
+    assert after["process"] > len(block)
+    assert after["device"] == 0
+    record = {
+        "seeds": {},
+        "parameters": {},
+        "environment": {"commit": "0" * 40, "device": "d"},
+        "seconds": 1.0,
+    }
+    record |= {
+        "started": "2030-01-02T03:04:05",
+        "peak_bytes": {"process": 2**30, "worker": 3 * 2**30, "device": 0},
+    }
+    assert "3.0 GiB" in provenance_table({"01_data": record})
+    assert "GPU 2.0 GiB" in provenance_table(
+        {"x": record | {"peak_bytes": {"process": 0, "worker": 0, "device": 2**31}}}
+    )
+    assert "not available" in provenance_table({"x": {k: v for k, v in record.items() if k != "peak_bytes"}})

@@ -46,6 +46,19 @@ KEPT: Mapping[str, tuple[str, ...]] = {
 }
 """Tables that are kept, by stage."""
 
+PROVENANCE = (
+    "stage",
+    "study",
+    "effective",
+    "seeds",
+    "environment",
+    "started",
+    "seconds",
+    "peak_bytes",
+    "summary",
+)
+"""What is kept of a stage's provenance."""
+
 READ: Mapping[tuple[str, str], frozenset[str]] = {
     ("05_reweighting_arms", "arms"): frozenset({"arm", "domain", "mean", "low", "high", "runs", "n"}),
     ("09_validation", "lds"): frozenset(
@@ -119,8 +132,8 @@ def write_record(root: Path, study: str = STUDY, folder: Path | None = None) -> 
         (new / stage).mkdir(parents=True)
         for name in names:
             shutil.copy2(own / "data" / f"{name}.parquet", new / stage / f"{name}.parquet")
-        kept = ("stage", "study", "effective", "seeds", "environment", "started", "seconds", "summary")
-        write_sealed(new / stage / "provenance.json", {key: record[key] for key in kept})
+        found = {key: record[key] for key in PROVENANCE if key in record}
+        write_sealed(new / stage / "provenance.json", found)
     folder = folder or root / "records" / study
     replace_folder(new, folder)
     write_manifest(root / "records")
