@@ -266,7 +266,7 @@ def lengths_table(frame: pd.DataFrame, record: dict[str, Any]) -> str:
         )
         fit = frame[where & (frame["step"] == "fit")].iloc[0]
         forward = frame[where & (frame["step"] == "forward")].iloc[0]
-        # Work is proportional to tokens; the forward pass's known operations say how many there were.
+        # Longer sequences were fewer, so that the tokens were as many at every length.
         millions = _million_tokens(record, str(scoring.size))
         rows.append(
             [
