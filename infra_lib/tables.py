@@ -391,7 +391,7 @@ def provenance_table(records: Mapping[str, Mapping[str, Any]]) -> str:
             ]
         )
     headers = ["notebook", "commit", "seeds", "device", "started (UTC)", "time", "peak memory"]
-    return html_table(headers, rows, left=5, label="Provenance of each notebook")
+    return html_table(headers, rows, left=5, label="Provenance of each notebook", stacked=True)
 
 
 def _peak(record: Mapping[str, Any]) -> str:

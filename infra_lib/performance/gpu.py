@@ -411,7 +411,7 @@ def roofline_figure(frame: pd.DataFrame, ceilings: dict[str, Any]) -> Figure:
     axes.plot(
         along, np.minimum(peak, slope * along), color=style.INK, linewidth=1.4, label="measured ceilings"
     )
-    axes.axhline(0.4 * peak, color=style.INK, linewidth=0.8, linestyle=":", label="two fifths of the peak")
+    axes.axhline(0.4 * peak, color=style.INK, linewidth=1.2, linestyle="--", label="two fifths of the peak")
     for step, colour, marker in (("token scores", "#0072b2", "o"), ("fitting", "#d55e00", "s")):
         part = frame[frame["step"] == step]
         axes.plot(part["intensity"], part["teraflops"], color=colour, marker=marker, ls="none", label=step)
