@@ -372,7 +372,8 @@ def claims_table(frame: pd.DataFrame, origin: str = "") -> str:
 
 
 def provenance_table(records: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return where each stage's results come from, one row per stage."""
+    """Return where each stage's results come from, one row per stage; one device of all stands below."""
+    devices = {record["environment"]["device"] for record in records.values()}
     rows = []
     for name, record in records.items():
         seeds = ", ".join(
@@ -384,14 +385,18 @@ def provenance_table(records: Mapping[str, Mapping[str, Any]]) -> str:
                 f"<code>{escape(record['environment']['commit'][:12])}</code>"
                 + (" + changes" if record["environment"]["commit"].endswith("+changes") else ""),
                 escape(seeds) or "–",
-                escape(record["environment"]["device"]),
+                *([escape(record["environment"]["device"])] if len(devices) > 1 else []),
                 escape(record["started"][:16].replace("T", " ")),
                 f"{record['seconds']:.0f} s",
                 _peak(record),
             ]
         )
-    headers = ["notebook", "commit", "seeds", "device", "started (UTC)", "time", "peak memory"]
-    return html_table(headers, rows, left=5, label="Provenance of each notebook", stacked=True)
+    several = ["device"] if len(devices) > 1 else []
+    headers = ["notebook", "commit", "seeds", *several, "started (UTC)", "time", "peak memory"]
+    table = html_table(
+        headers, rows, left=4 + len(several), label="Provenance of each notebook", stacked=True
+    )
+    return table if several else f"{table}\n<p>All on {escape(devices.pop())}.</p>"
 
 
 def _peak(record: Mapping[str, Any]) -> str:
