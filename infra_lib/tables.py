@@ -221,7 +221,7 @@ def arms_table(frame: pd.DataFrame) -> str:
             ]
         )
     headers = ["arm", "response tokens an epoch", *(f"{name_of(d)} accuracy" for d in domains)]
-    return html_table(headers, rows, label="Accuracy of each arm", stacked=True) + _sizes(frame)
+    return html_table(headers, rows, label="Accuracy of each arm") + _sizes(frame)
 
 
 def differences_table(frame: pd.DataFrame) -> str:
