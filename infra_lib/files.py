@@ -162,3 +162,10 @@ def _is_alive(process: int) -> bool:
     except OSError:
         pass
     return True
+
+
+def copied(path: Path, folder: Path, name: str) -> str:
+    """Copy a file to ``folder/name``, whose folders are made, and return the name."""
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(path, folder / name)
+    return name

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from infra_lib.adapt.data import TARGET, TRAIN
 from infra_lib.adapt.notebook import group_figure
 from infra_lib.adapt.results import Results, agreement, finer_groups, load_results
 from infra_lib.checksums import check_record
-from infra_lib.files import read_sealed
+from infra_lib.files import copied, read_sealed
 from infra_lib.markup import escape
 from infra_lib.style import name_of
 
@@ -75,8 +74,8 @@ def fragments(root: Path, results: Path) -> dict[str, str]:
         return {f"adapt_{name}": ABSENT for name in names}
     found, transcript = recorded
     links = {
-        "notebook": f"/results/{_copied(root / 'notebooks' / 'adapt.py', results)}",
-        "behind": _copied(root / RECORD / "examples.parquet", results),
+        "notebook": f"/results/{copied(root / 'notebooks' / 'adapt.py', results, 'data/adapt/adapt.py')}",
+        "behind": copied(root / RECORD / "examples.parquet", results, "data/adapt/examples.parquet"),
     }
     figures = [
         group_figure(results / "figures" / "adapt", found, by, **links)
@@ -100,14 +99,6 @@ def fragments(root: Path, results: Path) -> dict[str, str]:
             transcript["steps"].get(str(block.step), {}).get("output", ABSENT)
         )
     return {f"adapt_{name}": text for name, text in shown.items()}
-
-
-def _copied(path: Path, results: Path) -> str:
-    """Copy a file to the book's results and return where it lies among them."""
-    target = f"data/adapt/{path.name}"
-    (results / target).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(path, results / target)
-    return target
 
 
 def _badge(found: Results, transcript: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from infra_lib.curvature import Factors, fit_factors
 from infra_lib.examples import Example
-from infra_lib.influence import Direction, position_scores, precondition, target_gradient, token_scores
+from infra_lib.influence import Direction, position_scores, precondition_all, target_gradient, token_scores
 from infra_lib.models import Encoded, encode, load_model, load_tokenizer
 from infra_lib.refine import System
 
@@ -57,7 +57,7 @@ class Setting:
 
     def directions(self, damping: float) -> dict[str, dict[str, Tensor]]:
         """Return the EK-FAC direction of each target."""
-        return {t: precondition(self.factors, g, damping=damping) for t, g in self.gradients.items()}
+        return precondition_all(self.factors, self.gradients, damping=damping)
 
     def both_readings(self, directions: Mapping[str, Direction]) -> tuple[TokenScores, TokenScores]:
         """Return the loss-term and the position scores of every token."""

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from infra_lib import style
 from infra_lib.frames import rows as each_row
-from infra_lib.performance.shown import copied, read_record, shown
+from infra_lib.performance.shown import copied_record, read_record, shown
 from infra_lib.tables import NOT_AVAILABLE, badge, escape, html_table
 
 STEPS = {"token scores": ("#0072b2", "o"), "position scores": ("#d55e00", "s"), "fitting": ("#7f7f7f", "^")}
@@ -37,7 +37,7 @@ def write_performance(root: Path, results: Path) -> dict[str, str]:
             "memory",
             memory_figure(frame),
             frame,
-            results=copied(root, results, "benchmarks/attribution"),
+            results=copied_record(root, results, "benchmarks/attribution"),
             alt="Peak memory above the loaded model against the number of parameters, on logarithmic axes, "
             "for fitting factors and for scoring, this library beside kronfluence. "
             + " ".join(
@@ -55,7 +55,7 @@ def write_performance(root: Path, results: Path) -> dict[str, str]:
             "cost",
             cost_figure(frame),
             frame,
-            results=copied(root, results, "benchmarks/cost"),
+            results=copied_record(root, results, "benchmarks/cost"),
             alt="Left: processor seconds against training tokens for fitting, token scores and position "
             "scores. Right: plain forward passes that scoring costs against the number of targets. "
             + " ".join(

@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from infra_lib import style
 from infra_lib.checksums import check_record
 from infra_lib.frames import rows as each_row
-from infra_lib.performance.shown import copied, shown
+from infra_lib.performance.shown import copied_record, shown
 from infra_lib.tables import NOT_AVAILABLE, badge, escape, html_table
 
 FOLDER = "gpu"
@@ -62,7 +62,7 @@ def write_gpu(root: Path, results: Path) -> dict[str, str]:
         "agreement": agreement_table(frame),
         "partition": partition_table(records["partition"]) if "partition" in records else "",
     }
-    behind = copied(root, results, f"{FOLDER}/attribution")
+    behind = copied_record(root, results, f"{FOLDER}/attribution")
     peaks = memory_frame(frame)
     found["memory"] = shown(
         folder,

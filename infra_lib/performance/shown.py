@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from infra_lib import style
+from infra_lib.files import copied
 
 
 def read_record(root: Path, name: str) -> dict[str, Any] | None:
@@ -19,12 +19,10 @@ def read_record(root: Path, name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def copied(root: Path, results: Path, name: str) -> str:
+def copied_record(root: Path, results: Path, name: str) -> str:
     """Copy a benchmark's record to the book's results and return where it lies among them."""
-    target = f"data/performance/{name.replace('/', '-')}.json"
-    (results / target).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(root / "records" / f"{name}.json", results / target)
-    return target
+    path = root / "records" / f"{name}.json"
+    return copied(path, results, f"data/performance/{name.replace('/', '-')}.json")
 
 
 def shown(
