@@ -25,7 +25,7 @@ MEASURED_AS = {
 }
 """The domain of this study that stands in for a benchmark of the paper."""
 
-ARM_OF = {"before": "uniform", "flip": "flip", "reverse": "reverse", "removed": "without exploration"}
+ARM_OF = {"before": "uniform", "flip": "flip", "reverse": "reverse", "removed": "without_exploration"}
 """Our arm for each of the paper's."""
 
 
@@ -43,21 +43,22 @@ def fragments(claims: pd.DataFrame, arms: pd.DataFrame, records: Mapping[str, An
     """
     made = {
         "claims_overview": overview(claims),
-        "claims_full": tables.claims_table(claims, provenance_line(records, "06_summary")),
+        "claims_full": tables.claims_table(claims, origins(records)),
         "numbers_beside": numbers_beside(arms, provenance_line(records, "05_reweighting_arms")),
     }
     for claim in load_paper()["claims"]:
         rows = claims[claims["claim"] == claim["id"]]
         made[f"claim_{claim['page']}"] = claim_head(claim, rows)
-        made[f"claim_{claim['page']}_table"] = tables.claims_table(
-            rows, provenance_line(records, _source(claim))
-        )
+        made[f"claim_{claim['page']}_table"] = tables.claims_table(rows, origins(records))
     return made
 
 
-def _source(claim: Mapping[str, Any]) -> str:
-    arms = any(test["effect"] == "arms" for test in claim["tests"])
-    return "05_reweighting_arms" if arms else "04_example_influence"
+def origins(records: Mapping[str, Any]) -> dict[str, str]:
+    """Return where effects come from, by their unit: accuracies from the arms, scores from influence."""
+    return {
+        "accuracy": provenance_line(records, "05_reweighting_arms"),
+        "sd": provenance_line(records, "04_example_influence"),
+    }
 
 
 def provenance_line(records: Mapping[str, Any], stage: str) -> str:

@@ -35,8 +35,9 @@ def measure_claims(measured: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     ----------
     measured
         ``influence`` (hard minus easy: target, domain, difference, low, high), ``arms`` (arm_a, arm_b,
-        domain, difference, …), ``transfer`` (target, domain, mean, …) and ``category`` (symbolic minus
-        conversational: target, domain, difference, …).
+        domain, difference, …), ``transfer`` (target, domain, mean, …), ``category`` (symbolic minus
+        conversational: target, domain, difference, …), ``sentences`` (target, domain, kind, difference, …)
+        and ``tokens`` (target, domain, class, reading, difference, …).
 
     Returns
     -------
@@ -63,9 +64,17 @@ def measure_claims(measured: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+_KEYS = {
+    "arms": ("arm_a", "arm_b", "domain"),
+    "sentences": ("target", "domain", "kind"),
+    "tokens": ("target", "domain", "class", "reading"),
+}
+"""Columns that find a test's row among the measurements of its effect."""
+
+
 def _measurement(test: Mapping[str, Any], measured: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     frame = measured.get(test["effect"])
-    keys = ("arm_a", "arm_b", "domain") if test["effect"] == "arms" else ("target", "domain")
+    keys = _KEYS.get(test["effect"], ("target", "domain"))
     found = pd.DataFrame() if frame is None else frame
     for key in keys if not found.empty else ():
         found = found[found[key] == test[key]]

@@ -64,22 +64,30 @@ def run_command(
 
 @app.command("record")
 def record_command(
+    notebooks: Annotated[
+        list[str] | None, typer.Argument(help="Record these notebooks alone, such as 05; by default all.")
+    ] = None,
     study: StudyName = "full",
     out: Annotated[
         str, typer.Option(help="Folder of the record, below records/; by default the study's name.")
     ] = "",
     parameter: Overrides = None,
 ) -> None:
-    """Run a study as far as it is not done, and keep its tables and provenance under records/."""
+    """Run a study as far as it is not done, and keep its tables and provenance under records/.
+
+    A study of hours can be recorded in parts: notebooks that are not named stay as they are in the record.
+    """
     from infra_lib.layout import project_root
+    from infra_lib.pipeline import find_stages
     from infra_lib.study import parse_override
-    from infra_lib.validation.record import record_folder, write_record
+    from infra_lib.validation.record import record_folder, recorded_stages, write_record
 
     root = project_root()
     name = dict(parse_override(text) for text in parameter or []).get("study", study)
     folder = record_folder(root, out or f"records/{name}")
-    run_command(None, study, parameter, quiet_summary=True)
-    typer.echo(f"recorded in {write_record(root, name, folder)}")
+    stages = recorded_stages(find_stages(notebooks) if notebooks else None)
+    run_command(notebooks, study, parameter, quiet_summary=True)
+    typer.echo(f"recorded in {write_record(root, name, folder, stages)}")
 
 
 @app.command("attribute")

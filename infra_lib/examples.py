@@ -30,7 +30,7 @@ class Sentence:
 
     Sentences of one response do not overlap and together cover it from 0 to its end
     (white space belongs to the sentence before it). ``kind`` is the generator's own
-    label where there is one: setup, step, connector, check, alternative, conclusion, program.
+    label where there is one: setup, step, connector, check, alternative, mend, conclusion, program.
     """
 
     start: int

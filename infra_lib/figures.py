@@ -168,22 +168,27 @@ def arms(frame: pd.DataFrame) -> Figure:
     """Draw accuracy of arms with intervals. Columns: arm, domain, mean, low, high."""
     domains = sorted(frame["domain"].unique(), reverse=True)
     names = style.in_order(frame["arm"])
-    figure, panels = plt.subplots(1, len(domains), figsize=(6.0, 3.2), sharey=True, squeeze=False)
+    figure, panels = plt.subplots(
+        1, len(domains), figsize=(6.0, 1.1 + 0.42 * len(names)), sharey=True, squeeze=False
+    )
     for axes, domain in zip(panels[0], domains, strict=True):
         rows = frame[frame["domain"] == domain].set_index("arm").loc[names].reset_index()
-        for position, row in rows.iterrows():
-            _points(
-                axes,
-                [float(position)],
-                row.to_frame().T,
-                colour=style.ARM_COLOURS.get(row["arm"], style.INK),
-                marker=style.ARM_MARKERS.get(row["arm"], "o"),
-                joined=False,
+        for position, row in enumerate(each_row(rows)):
+            axes.errorbar(
+                [row.mean],
+                [position],
+                xerr=[[row.mean - row.low], [row.high - row.mean]],
+                fmt=style.ARM_MARKERS.get(row.arm, "o"),
+                color=style.ARM_COLOURS.get(row.arm, style.INK),
+                capsize=0,
+                linewidth=2,
             )
-        axes.set_xticks(range(len(names)), [style.name_of(name) for name in names])
-        axes.set_xlim(-0.5, len(names) - 0.5)
+        axes.set_yticks(range(len(names)), [style.name_of(name) for name in names])
+        axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_title(style.name_of(domain))
-    panels[0][0].set_ylabel("accuracy (pass@1)")
+        axes.set_xlabel("accuracy (pass@1)")
+        axes.grid(axis="x")
+        axes.grid(False, axis="y")
     return figure
 
 
@@ -196,7 +201,12 @@ def paired_differences(frame: pd.DataFrame) -> Figure:
 
 @style.drawn
 def effects(frame: pd.DataFrame, *, unit: str, labels: Sequence[str] | None = None) -> Figure:
-    """Draw a forest plot, one row per label. Columns: label, domain, mean, low, high."""
+    """Draw a forest plot, one row per label. Columns: label, domain, mean, low, high; no rows, no plot."""
+    if frame.empty:
+        figure, axes = plt.subplots(figsize=(6.0, 0.8))
+        axes.text(0.5, 0.5, "not measured in this study", ha="center", va="center")
+        axes.set_axis_off()
+        return figure
     names = list(labels or dict.fromkeys(frame["label"]))
     figure, axes = plt.subplots(figsize=(6.0, 1.2 + 0.62 * len(names)))
     domains = sorted(frame["domain"].unique(), reverse=True)
@@ -301,7 +311,7 @@ def arms_by_difficulty(frame: pd.DataFrame) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0][0].set_ylabel("accuracy (pass@1)")
     handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(names))
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(names)))
     return figure
 
 

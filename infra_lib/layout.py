@@ -31,7 +31,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "02_base_model": (),
     "03_finetune_evaluate": ("01_data", "02_base_model"),
     "04_example_influence": ("01_data", "03_finetune_evaluate"),
-    "05_reweighting_arms": ("01_data", "02_base_model", "03_finetune_evaluate"),
+    "05_reweighting_arms": ("01_data", "02_base_model", "03_finetune_evaluate", "04_example_influence"),
     "06_summary": (
         "01_data",
         "02_base_model",

@@ -27,7 +27,7 @@ from infra_lib.plan.record import plans_table
 from infra_lib.reliability import reliability_page, sandbox_speed
 from infra_lib.runner import parameters_cell, read_notebook
 from infra_lib.study import Study
-from infra_lib.validation import record as validation_record
+from infra_lib.validation import record_pages
 
 
 def write_generated(root: Path, study: str, results: Path) -> None:
@@ -60,7 +60,7 @@ def write_generated(root: Path, study: str, results: Path) -> None:
         **write_performance(root, results),
         **write_gpu(root, results),
         "plans": plans_table(root),
-        **validation_record.fragments(root, results),
+        **record_pages.fragments(root, results),
     }
     fragments["functions"] = functions_page(results / "figures")
     for name, text in fragments.items():

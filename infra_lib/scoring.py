@@ -15,7 +15,14 @@ import torch
 from infra_lib.attributes import score_table
 from infra_lib.curvature import fit_factors
 from infra_lib.examples import Example
-from infra_lib.influence import example_scores, precondition, target_gradient, token_scores
+from infra_lib.influence import (
+    example_scores,
+    position_scores,
+    precondition,
+    response_positions,
+    target_gradient,
+    token_scores,
+)
 from infra_lib.models import Encoded, encode, load_model, load_tokenizer
 
 
@@ -29,6 +36,8 @@ class Scored:
         Columns id, target, score, rank, n_tokens.
     tokens
         Target name to one array of token scores per example (loss-term reading).
+    positions
+        The same in the position reading, the prompt's share left out.
     encoded
         The training examples in tokens, in the order of ``tokens``.
     checks
@@ -39,6 +48,7 @@ class Scored:
 
     scores: pd.DataFrame
     tokens: Mapping[str, list[np.ndarray]]
+    positions: Mapping[str, list[np.ndarray]]
     encoded: list[Encoded]
     checks: dict[str, float]
     seconds: str
@@ -62,7 +72,7 @@ def score_training_set(
     targets_at_once: int = 2,
     progress: bool = True,
 ) -> Scored:
-    """Attribute each target to the training examples of a model (EK-FAC, loss-term reading).
+    """Attribute each target to the training examples of a model (EK-FAC, both readings of a token).
 
     Parameters
     ----------
@@ -114,10 +124,16 @@ def score_training_set(
         directions[name] = precondition(factors, gradient, damping=damping)
     clock["directions"] = time.perf_counter()
     tokens: dict[str, list[np.ndarray]] = {}
+    positions: dict[str, list[np.ndarray]] = {}
     names = list(directions)
     for start in range(0, len(names), targets_at_once):
         some = {name: directions[name] for name in names[start : start + targets_at_once]}
-        tokens |= token_scores(model, encoded, some, pad_id=pad, batch_tokens=batch_tokens, progress=progress)
+        size: dict[str, Any] = {"pad_id": pad, "batch_tokens": batch_tokens, "progress": progress}
+        tokens |= token_scores(model, encoded, some, **size)
+        for name, rows in position_scores(model, encoded, some, **size).items():
+            positions[name] = [
+                response_positions(row, values)[1] for row, values in zip(encoded, rows, strict=True)
+            ]
     clock["scores"] = time.perf_counter()
     times = list(clock.values())
     checks: dict[str, float] = {
@@ -131,4 +147,4 @@ def score_training_set(
         for name, before, after in zip(("factors", "directions", "scores"), times, times[1:], strict=False)
     )
     scores = score_table(example_scores(tokens), train, [row.n_tokens for row in encoded])
-    return Scored(scores, tokens, encoded, checks, seconds)
+    return Scored(scores, tokens, positions, encoded, checks, seconds)

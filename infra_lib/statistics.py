@@ -72,6 +72,40 @@ def crossed_bootstrap(
     return Interval(float(table.mean()), float(low), float(high), runs, problems), means
 
 
+def crossed_ratios(
+    totals: np.ndarray, counts: np.ndarray, *, samples: int = 2000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return ratios of sums over runs and problems, with their crossed-bootstrap draws.
+
+    The mean of pieces that come in groups (tokens in examples): totals of their values over their counts,
+    both resampled by whole runs and whole problems, as in :func:`crossed_bootstrap`. All series see the
+    same draws, so that differences between them are paired.
+
+    Parameters
+    ----------
+    totals, counts
+        Arrays [runs, series, problems].
+
+    Returns
+    -------
+    tuple
+        The ratios [series], and their draws [samples, series]; a draw without a single piece is NaN.
+    """
+    totals, counts = np.asarray(totals, dtype=np.float64), np.asarray(counts, dtype=np.float64)
+    if totals.ndim != 3 or totals.shape != counts.shape or not totals.size or not np.isfinite(totals).all():
+        raise ParameterError("totals", totals.shape, f"finite, and of the counts' shape {counts.shape}")
+    runs, _, problems = totals.shape
+    run_rng, problem_rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1, 0])
+    row_counts = run_rng.multinomial(runs, np.full(runs, 1 / runs), size=samples)
+    column_counts = problem_rng.multinomial(problems, np.full(problems, 1 / problems), size=samples)
+    drawn = [
+        np.einsum("sr,rkp,sp->sk", row_counts, values, column_counts, optimize=True)
+        for values in (totals, counts)
+    ]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return totals.sum((0, 2)) / counts.sum((0, 2)), np.where(drawn[1] > 0, drawn[0] / drawn[1], np.nan)
+
+
 def paired_difference(
     first: np.ndarray, second: np.ndarray, *, samples: int = 2000, confidence: float = 0.95, seed: int = 0
 ) -> dict[str, float | int]:

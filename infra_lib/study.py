@@ -29,6 +29,22 @@ ValidationMethod = Literal[
 VALIDATION_METHODS: tuple[ValidationMethod, ...] = get_args(ValidationMethod)
 """Methods whose predictions retraining can judge, in the order of tables."""
 
+StudyArm = Literal[
+    "uniform",
+    "flip",
+    "reverse",
+    "hard_hard",
+    "easy_easy",
+    "flip_tokens",
+    "reverse_tokens",
+    "hard_hard_tokens",
+    "easy_easy_tokens",
+    "influence",
+    "without_exploration",
+    "fewer_tokens",
+]
+"""Training sets that a study can compare (:mod:`infra_lib.reweight.study_arms`)."""
+
 WITHOUT_EFFECT = frozenset(
     {"study", "processes", "devices_per_run", "sandbox", "expected_prompt_tokens", "expected_response_tokens"}
 )
@@ -168,10 +184,10 @@ class Study(BaseModel):
     explorer_examples: int = Field(2000, ge=4, description="a whole number, 4 or more")
     explorer_directions: int = Field(6, ge=1, description="a whole number, 1 or more")
 
-    arms: list[Literal["uniform", "flip", "reverse", "hard_hard", "easy_easy"]] = Field(
-        ["uniform", "flip", "reverse"],
+    arms: list[StudyArm] = Field(
+        ["uniform", "flip", "reverse", "without_exploration"],
         min_length=1,
-        description="a list of uniform, flip, reverse, hard_hard, easy_easy",
+        description=f"a list of {', '.join(get_args(StudyArm))}",
     )
     easy: list[Level] = Field([1, 2], min_length=1, description="a list of whole numbers from 1 to 5")
     hard: list[Level] = Field([4, 5], min_length=1, description="a list of whole numbers from 1 to 5")

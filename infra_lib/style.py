@@ -33,15 +33,47 @@ ARM_COLOURS = {
     "reverse": "#cc79a7",
     "hard_hard": "#0072b2",
     "easy_easy": "#e69f00",
+    "without_exploration": "#56b4e9",
+    "fewer_tokens": "#a0a0a0",
+    "influence": "#d55e00",
+    "flip_tokens": "#009e73",
+    "reverse_tokens": "#cc79a7",
+    "hard_hard_tokens": "#0072b2",
+    "easy_easy_tokens": "#e69f00",
 }
-ARM_MARKERS = {"uniform": "o", "flip": "^", "reverse": "v", "hard_hard": "D", "easy_easy": "s"}
+ARM_MARKERS = {
+    "uniform": "o",
+    "flip": "^",
+    "reverse": "v",
+    "hard_hard": "D",
+    "easy_easy": "s",
+    "without_exploration": "X",
+    "fewer_tokens": "P",
+    "influence": "*",
+    "flip_tokens": "2",
+    "reverse_tokens": "1",
+    "hard_hard_tokens": "d",
+    "easy_easy_tokens": "p",
+}
+"""An arm that is matched in tokens has the colour of the one matched in examples, and another marker."""
 VERDICT_COLOURS = {"reproduced": "#009e73", "not reproduced": "#cc3d6b", "undecided": "#8a8f96"}
 VERDICT_MARKERS = {"reproduced": "o", "not reproduced": "X", "undecided": "D"}
 UNITS = {"sd": "influence (standard deviations)", "accuracy": "difference in accuracy"}
 DIVERGING = "PuOr_r"
 """Colour map for signed values: orange helps, purple hinders, both darker with size."""
 
-NAMES = {"math": "mathematics", "code": "code", "hard_hard": "hard–hard", "easy_easy": "easy–easy"}
+NAMES = {
+    "math": "mathematics",
+    "code": "code",
+    "hard_hard": "hard–hard",
+    "easy_easy": "easy–easy",
+    "without_exploration": "without exploration",
+    "fewer_tokens": "fewer tokens",
+    "flip_tokens": "flip, tokens matched",
+    "reverse_tokens": "reverse, tokens matched",
+    "hard_hard_tokens": "hard–hard, tokens matched",
+    "easy_easy_tokens": "easy–easy, tokens matched",
+}
 
 _SETTINGS: dict[str, Any] = {
     "figure.figsize": (6.0, 3.5),

@@ -221,7 +221,7 @@ def arms_table(frame: pd.DataFrame) -> str:
             ]
         )
     headers = ["arm", "response tokens an epoch", *(f"{name_of(d)} accuracy" for d in domains)]
-    return html_table(headers, rows, label="Accuracy of each arm") + _sizes(frame)
+    return html_table(headers, rows, label="Accuracy of each arm", stacked=True) + _sizes(frame)
 
 
 def differences_table(frame: pd.DataFrame) -> str:
@@ -346,13 +346,13 @@ def direction_word(direction: str) -> str:
     return "↑ above zero" if direction == "up" else "↓ below zero"
 
 
-def claims_table(frame: pd.DataFrame, origin: str = "") -> str:
+def claims_table(frame: pd.DataFrame, origins: Mapping[str, str] | None = None) -> str:
     """Return reported beside measured. Columns as :func:`infra_lib.claims.measure_claims` gives them.
 
     Parameters
     ----------
-    origin
-        Where the measured numbers come from, shown on hover and on focus.
+    origins
+        Where the measured numbers come from, by their unit; shown on hover and on focus.
     """
     rows = []
     for r in each_row(frame):
@@ -360,7 +360,9 @@ def claims_table(frame: pd.DataFrame, origin: str = "") -> str:
             measured = NOT_AVAILABLE
         else:
             value = interval(r.mean, r.low, r.high, digits=r.digits, signed=True) + f" {r.unit}"
-            measured = f"{tip(value, origin)}<br><small>{r.runs} runs, n = {r.n}</small>"
+            measured = (
+                f"{tip(value, (origins or {}).get(r.unit, ''))}<br><small>{r.runs} runs, n = {r.n}</small>"
+            )
         number = escape(r.reported) if r.reported else f"number {NOT_AVAILABLE}"
         reported = f"{tip(number, r.mark_says)}<br><small>{direction_word(r.direction)}</small>"
         rows.append([str(r.test), escape(r.says), reported, measured, verdict_tag(r.verdict)])

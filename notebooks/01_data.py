@@ -35,7 +35,7 @@ test_examples: int = 500  # problems of the exam, both domains together
 exploratory_fraction: float = 0.25  # part of solutions with an exploratory sentence, 0 to 1
 mend_fraction: float = 0.5  # part of those that catch and mend a slip; the rest confirm
 conversational_fraction: float = 0.5  # part of math problems told as conversation, not symbolically
-arms: list = ["uniform", "flip", "reverse"]  # training sets that these data must suffice for
+arms: list = ["uniform", "flip", "reverse", "without_exploration"]  # training sets to compare
 easy: list = [1, 2]  # levels that count as easy
 hard: list = [4, 5]  # levels that count as hard, paired with the easy ones in order
 swap_fraction: float = 1.0  # part of the disfavoured examples that an arm replaces, 0 to 1
@@ -43,7 +43,7 @@ swap_fraction: float = 1.0  # part of the disfavoured examples that an arm repla
 # %%
 from infra_lib import figures, tables
 from infra_lib.examples import to_frame
-from infra_lib.reweight import build_arm
+from infra_lib.reweight.study_arms import check_arms
 from infra_lib.stage import open_stage
 from infra_lib.study_data import load_splits
 
@@ -63,15 +63,7 @@ frames = {name: to_frame(examples) for name, examples in data.splits.items()}
 stage.write_json("sources", data.reports)
 for name, frame in frames.items():
     stage.write_table(name, frame)
-for arm in params.arms:  # a pool that is too small is named now, not after hours of training
-    build_arm(
-        arm,
-        data.splits["train"],
-        data.splits["swap_pool"],
-        easy=params.easy,
-        hard=params.hard,
-        swap_fraction=params.swap_fraction,
-    )
+check_arms(params, data.splits["train"], data.splits["swap_pool"])
 counts = tables.split_counts(frames)
 stage.write_fragment("splits", tables.split_counts_markdown(counts))
 

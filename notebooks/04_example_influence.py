@@ -7,7 +7,7 @@
 # ---
 
 # %% [markdown]
-# # Example influence
+# # Influence of examples, sentences and tokens
 #
 # How much would up-weighting one training example raise the log-likelihood of the
 # model's own correct answers? The influence function estimates it without retraining:
@@ -35,6 +35,8 @@ import pandas as pd
 
 from infra_lib import attributes, figures, tables
 from infra_lib.examples import from_frame
+from infra_lib.kinds import influence as kinds
+from infra_lib.kinds import sentences, show
 from infra_lib.scoring import score_training_set
 from infra_lib.stage import open_stage
 
@@ -65,11 +67,10 @@ stage.write_fragment("target_counts", tables.target_counts_markdown(counts))
 #
 # One EK-FAC fit per model, one preconditioned direction per target, and one forward-mode
 # pass over the training set that scores every token; an example's score is the sum of its
-# tokens'.
+# tokens'. A backward pass gives the other reading of a token: the position that predicts it.
 
 # %%
-scored = []
-fits = []
+scored, by_kind, by_class, texts, fits = [], [], [], [], []
 for record in stage.read_json("03_finetune_evaluate", "models"):
     result = score_training_set(
         stage.runs / record["folder"],
@@ -86,8 +87,14 @@ for record in stage.read_json("03_finetune_evaluate", "models"):
         targets_at_once=params.targets_at_once,
         folder=stage.workspace,
     )
-    scored.append(result.scores.assign(base_seed=record["base_seed"]))
-    fits.append({"base_seed": record["base_seed"], **result.checks})
+    base = {"base_seed": record["base_seed"]}
+    scored.append(result.scores.assign(**base))
+    by_kind.append(kinds.sentence_sums(train, result.encoded, result.tokens).assign(**base))
+    for reading, values in (("loss", result.tokens), ("position", result.positions)):
+        part = {**base, "reading": reading}
+        by_class.append(kinds.token_sums(train, result.encoded, values).assign(**part))
+        texts.append(kinds.token_texts(train, result.encoded, values).assign(**part))
+    fits.append({**base, **result.checks})
     print(f"base {record['base_seed']}: {result.seconds}")
 scores = pd.concat(scored, ignore_index=True)
 stage.write_table("scores", scores)
@@ -155,6 +162,82 @@ stage.write_fragment("transfer", tables.transfer_table(transfer))
 
 # %%
 symbolic
+
+# %% [markdown]
+# ## Kinds of sentences
+#
+# Rules sort sentences by their words alone, the first that fits decides. The generator
+# labels its own sentences, so that the rules can be tried on all of them here; they are
+# written for other traces too, and tried on hand-labelled sentences in the tests.
+
+# %%
+agreement = sentences.agreement(train)
+stage.write_table("sentence_rules", agreement)
+stage.write_fragment("sentence_rules", show.rules_table(sentences.rules_frame(), agreement))
+
+# %% [markdown]
+# A sentence's score is the sum of its tokens' (loss terms), in standard deviations of all
+# sentences' scores on that target. *Exploratory* sentences check a result or seek another
+# way; their effect is their mean minus that of all other sentences.
+
+# %%
+sentence_sums = pd.concat(by_kind, ignore_index=True)
+stage.write_table("sentence_sums", sentence_sums)
+sentence_means = kinds.means(sentence_sums, "kind", **options)
+stage.write_table("sentence_kinds", sentence_means)
+explored = kinds.from_others(kinds.means(kinds.exploratory(sentence_sums), "kind", **options))
+stage.write_table("exploratory_minus_others", explored[explored["kind"] == "exploratory"])
+stage.write_figure(
+    "sentence_kinds",
+    show.sentence_forest(sentence_means),
+    data=sentence_means,
+    alt="Mean influence of each kind of sentence on the mathematics and the code target, with intervals. "
+    + "; ".join(
+        f"{r.kind} in {r.domain} on {r.target}: {r.mean:+.2f}"
+        for r in sentence_means[sentence_means["target"] == sentence_means["domain"]].itertuples()
+    ),
+    caption=f"Mean influence by kind of sentence with {params.confidence:.0%} intervals over models and examples ({len(checks)} models, {len(train):,} examples).",
+)
+
+# %%
+stage.write_fragment("sentence_kinds", show.sentence_table(sentence_means))
+
+# %% [markdown]
+# ## Classes of tokens
+#
+# Prose is sorted by lists of words, programs by Python's own tokenizer. Both readings of
+# a token stand beside each other: whether it is worth learning to predict it (loss terms),
+# and where in the text the gradient arises (positions).
+
+# %%
+token_sums = pd.concat(by_class, ignore_index=True)
+stage.write_table("token_sums", token_sums)
+token_means = kinds.means(token_sums, "class", **options)
+stage.write_table("token_classes", token_means)
+stage.write_figure(
+    "token_classes",
+    show.token_forest(token_means),
+    data=token_means,
+    alt="Mean influence of each class of token on the target of its own domain, in both readings, with intervals. "
+    + "; ".join(
+        f"{r['class']} in {r['domain']}, {r['reading']}: {r['mean']:+.3f}"
+        for r in token_means[token_means["target"] == token_means["domain"]].to_dict("records")
+    ),
+    caption=f"Mean influence of training tokens on the target of their own domain, by class and reading, with {params.confidence:.0%} intervals over models and examples ({len(checks)} models).",
+)
+
+# %%
+stage.write_fragment("token_classes", show.token_table(token_means))
+
+# %% [markdown]
+# The texts with the highest and the lowest means, of those that occur often enough to
+# have one. A high mean of a frequent word says that examples with it help, in that
+# reading; it does not say that writing it more often would.
+
+# %%
+top = kinds.top_tokens(pd.concat(texts, ignore_index=True))
+stage.write_table("top_tokens", top)
+stage.write_fragment("top_tokens", show.top_tokens_table(top))
 
 # %% [markdown]
 # ## Do two models agree?

@@ -9,15 +9,16 @@
 # %% [markdown]
 # # Reweighting arms
 #
-# The paper's intervention: *flip* the difficulty of the training data, hard mathematics
-# in place of easy and easy code in place of hard. The reverse flip is its mirror. The
-# uniform arm stands beside both, since a flip that beats only its mirror has not beaten
+# The paper's interventions. One *flips* the difficulty of the training data, hard mathematics
+# in place of easy and easy code in place of hard; the reverse flip is its mirror. The other
+# takes exploration out of the training solutions. The
+# uniform arm stands beside them all, since a flip that beats only its mirror has not beaten
 # doing nothing. Every arm trains from the same bases with the same seeds and sits the
 # same exam, so differences are paired.
 
 # %% tags=["parameters"]
 study: str = "small"  # name of the study
-arms: list = ["uniform", "flip", "reverse"]  # training sets to compare; uniform is the reference
+arms: list = ["uniform", "flip", "reverse", "without_exploration"]  # training sets to compare
 easy: list = [1, 2]  # levels that count as easy
 hard: list = [4, 5]  # levels that count as hard, paired with the easy ones in order
 swap_fraction: float = 1.0  # part of the disfavoured examples that is replaced, 0 to 1 (our choice)
@@ -30,6 +31,8 @@ bootstrap_samples: int = 2000  # resamples behind each interval
 confidence: float = 0.95  # coverage of the intervals, 0 to 1
 
 # %%
+from functools import partial
+
 import pandas as pd
 
 from infra_lib import figures, tables
@@ -37,7 +40,7 @@ from infra_lib.attributes import compare_arms
 from infra_lib.examples import from_frame
 from infra_lib.experiment import Run, run_all
 from infra_lib.models import count_response_tokens, load_tokenizer
-from infra_lib.reweight import build_arm
+from infra_lib.reweight.study_arms import compared, composition_of, study_arm
 from infra_lib.stage import open_stage
 from infra_lib.statistics import accuracy_by_group
 
@@ -47,37 +50,32 @@ params = stage.params
 # %% [markdown]
 # ## The training sets
 #
-# Examples per level and response tokens per epoch, for every arm. The number of examples
-# is the same in each; the number of tokens is not, since hard solutions are longer.
+# Examples per level and response tokens per epoch, for every arm. Arms by difficulty have
+# as many examples as *uniform*, and not as many tokens, since hard solutions are longer;
+# those that are called *tokens* have as many tokens. *Without exploration* is *uniform*
+# less the sentences that check a result or seek another way, found by the rules of
+# {doc}`04_example_influence`; *fewer tokens* has as few tokens by leaving whole examples out.
+# *Influence* weighs the examples by their scores of that notebook, whose targets share no
+# problem with the exam.
 
 # %%
 train = from_frame(stage.read_table("01_data", "train"))
 pool = from_frame(stage.read_table("01_data", "swap_pool"))
 test = from_frame(stage.read_table("01_data", "test"))
 bases = {seed: params.base_of(seed, stage.root) for seed in params.base_seeds}
-tokens_of = count_response_tokens(load_tokenizer(bases[params.base_seeds[0]]), [*train, *pool])
+tokenized = partial(count_response_tokens, load_tokenizer(bases[params.base_seeds[0]]))
+scores = stage.read_table("04_example_influence", "scores")
 built = {
-    name: build_arm(
-        name,
-        train,
-        pool,
-        easy=params.easy,
-        hard=params.hard,
-        swap_fraction=params.swap_fraction,
-        seed=params.seed,
-    )
-    for name in params.arms
+    name: study_arm(name, params, train, pool, tokenized=tokenized, scores=scores) for name in params.arms
 }
-composition = pd.DataFrame(
-    [row for arm in built.values() for row in arm.describe(lambda ex: tokens_of[ex.id])]
-)
+composition = pd.concat([composition_of(arm, tokenized) for arm in built.values()], ignore_index=True)
 stage.write_table("composition", composition)
 stage.write_figure(
     "arm_composition",
     figures.arm_composition(composition),
     data=composition,
     alt="Number of training examples per difficulty level in each arm, for mathematics and code.",
-    caption=f"What each arm trains on ({len(train):,} examples per arm).",
+    caption=f"What each arm trains on (uniform: {len(train):,} examples).",
 )
 
 # %% [markdown]
@@ -137,9 +135,7 @@ stage.write_fragment("arms", tables.arms_table(summary))
 # problems together; the two sign-flip tests hold one of them fixed.
 
 # %%
-names = list(params.arms)
-pairs = [(a, b) for i, b in enumerate(names) for a in names[i + 1 :]]
-differences = compare_arms(answers, pairs, **options)
+differences = compare_arms(answers, compared(params.arms), **options)
 stage.write_table("differences", differences)
 stage.write_figure(
     "differences",

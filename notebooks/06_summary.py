@@ -20,6 +20,7 @@ study: str = "small"  # name of the study
 # %%
 from infra_lib import figures, tables
 from infra_lib.claims import measure_claims
+from infra_lib.kinds.influence import from_others
 from infra_lib.stage import open_stage
 
 stage = open_stage("06_summary", globals())
@@ -34,6 +35,8 @@ claims = measure_claims(
         "transfer": stage.read_table("04_example_influence", "transfer"),
         "category": stage.read_table("04_example_influence", "symbolic_minus_conversational"),
         "arms": stage.read_table("05_reweighting_arms", "differences"),
+        "sentences": stage.read_table("04_example_influence", "exploratory_minus_others"),
+        "tokens": from_others(stage.read_table("04_example_influence", "token_classes")),
     }
 )
 stage.write_table("claims", claims)
@@ -64,22 +67,32 @@ stage.write_figure(
 )
 
 # %% [markdown]
-# ## The flip
+# ## The interventions
 #
-# What the paper's intervention did to accuracy here, against doing nothing.
+# What the flip did to accuracy here, against doing nothing, and what exploration in the
+# training solutions did, against solutions without it.
+
 
 # %%
-arms = claims[(claims["unit"] == "accuracy")]
-stage.write_figure(
-    "flip",
-    figures.effects(arms.assign(label=arms["says"].str.split(",").str[0]), unit="difference in accuracy"),
-    data=arms[["test", "says", "domain", "direction", "mean", "low", "high", "runs", "n", "verdict"]],
-    alt="; ".join(
-        f"{r.says}: {r.mean:+.3f}, interval {r.low:+.3f} to {r.high:+.3f}" for r in arms.itertuples()
-    ),
-    caption="Change in accuracy against the uniform arm, with"
-    f" {stage.params.confidence:.0%} intervals over runs and problems.",
-)
+def write_intervention(claim: str, name: str):
+    """Write and return the figure of a claim's arms; arms that a study lacks are not in it."""
+    arms = claims[(claims["claim"] == claim) & (claims["unit"] == "accuracy")]
+    return stage.write_figure(
+        name,
+        figures.effects(arms.assign(label=arms["says"].str.split(",").str[0]), unit="difference in accuracy"),
+        data=arms[["test", "says", "domain", "direction", "mean", "low", "high", "runs", "n", "verdict"]],
+        alt="; ".join(
+            f"{r.says}: {r.mean:+.3f}, interval {r.low:+.3f} to {r.high:+.3f}" for r in arms.itertuples()
+        )
+        or "Not measured in this study.",
+        caption=f"Difference in accuracy with {stage.params.confidence:.0%} intervals over runs and problems.",
+    )
+
+
+write_intervention("2", "flip")
+
+# %%
+write_intervention("3", "exploration")
 
 # %% [markdown]
 # ## Where the numbers come from

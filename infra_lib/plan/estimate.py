@@ -211,6 +211,7 @@ class Plan:
             self.generate(exam * work.uniform_runs + work.target * work.models, "03_finetune_evaluate"),
             self.fit(),
             self.score(),
+            self.score_positions(),
         ]
         if work.arm_runs:
             found += [
@@ -355,6 +356,21 @@ class Plan:
             _resident(self.weight_bytes + directions + found.peak_bytes + head.peak_bytes),
             self.machine.seconds((found.flops / (rows * width) + head.flops) * tokens, dtype),
             note=f"{at_once} target{'s' if at_once > 1 else ''} at once, {rows} × {width} tokens a batch",
+        )
+
+    def score_positions(self) -> Step:
+        """Return the other reading of a token: one backward pass per group of targets."""
+        dtype, (rows, width), head = self.choices.attribution_dtype, self.batch(), self.head()
+        at_once = min(self.work.targets, self.choices.targets_at_once)
+        found = self.architecture.fused(dtype, rows, width, 1)
+        directions = at_once * self.architecture.size.attributed * _width(dtype)
+        tokens = self.work.train_tokens * self.work.models * -(-self.work.targets // at_once)
+        return Step(
+            "04_example_influence",
+            "score positions",
+            _resident(self.weight_bytes + directions + found.peak_bytes + head.peak_bytes),
+            self.machine.seconds((found.flops / (rows * width) + head.flops) * tokens, dtype),
+            note=f"one backward pass, {rows} × {width} tokens a batch",
         )
 
     def explore(self) -> Step:

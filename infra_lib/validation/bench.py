@@ -205,11 +205,17 @@ class Targets:
         """Return retrainings on subsets, each with its seeds."""
         return retrainings(self.setting(), membership, seeds)
 
-    def of_models(self, tokens: str) -> np.ndarray:
-        """Return what the models trained on everything say of the responses [models, responses], in nats."""
+    def of_models(self, tokens: str, runs: Sequence[Run] | None = None) -> np.ndarray:
+        """Return what models say of the responses [models, responses], in nats.
+
+        Parameters
+        ----------
+        runs
+            Finished trainings; None means those on everything.
+        """
         found = []
         setting = self.setting()
-        for run in self.bench.runs:
+        for run in self.bench.runs if runs is None else runs:
             tokenizer = load_tokenizer(run.folder)
             model = load_model(run.folder, device=setting.device, attn_implementation="sdpa")
             found.append(log_probs(model, setting.encoded(tokenizer, self.responses)))

@@ -184,3 +184,75 @@ def choice_name(row: Any) -> str:
     """Return a choice of target in words."""
     tokens = {"whole": "whole response", "critical": "critical tokens", "final": "final answer"}
     return f"{tokens[row.tokens]}, {row.responses}{', balanced' if row.balanced else ''}"
+
+
+CHANGE_LINES = {"removed": ("#d55e00", "v"), "doubled": ("#0072b2", "^")}
+"""Colour and marker of what is done to a group."""
+
+
+def group_name(domain: object, difficulty: object) -> str:
+    """Return how a group of training examples is written."""
+    return f"{style.name_of(domain)} {difficulty}"
+
+
+@style.drawn
+def groups(frame: pd.DataFrame) -> Figure:
+    """Draw what removing and doubling each group did to each target.
+
+    Columns: target, domain, difficulty, change, nats, low, high.
+    """
+    targets = sorted(frame["target"].unique(), reverse=True)
+    names = list(dict.fromkeys(group_name(r.domain, r.difficulty) for r in each_row(frame)))
+    figure, panels = plt.subplots(
+        1, len(targets), figsize=(6.4, 1.4 + 0.34 * len(names)), sharey=True, squeeze=False
+    )
+    for axes, target in zip(panels[0], targets, strict=True):
+        for shift, (change, (colour, marker)) in zip((-0.15, 0.15), CHANGE_LINES.items(), strict=True):
+            part = frame[(frame["target"] == target) & (frame["change"] == change)]
+            at = [names.index(group_name(r.domain, r.difficulty)) + shift for r in each_row(part)]
+            error = np.abs(part[["low", "high"]].T.to_numpy() - part["nats"].to_numpy())
+            axes.errorbar(part["nats"], at, xerr=error, fmt=marker, color=colour, label=change, linewidth=2)
+        axes.axvline(0, color=style.INK, linewidth=1)
+        axes.set_title(_target_name(target))
+        axes.grid(visible=True, axis="x")
+        axes.grid(visible=False, axis="y")
+    panels[0][0].set_yticks(range(len(names)), names)
+    panels[0][0].set_ylim(len(names) - 0.5, -0.5)
+    figure.supxlabel("change of log-likelihood (nats per response)", fontsize="medium")
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2)
+    return figure
+
+
+@style.drawn
+def forecasts(frame: pd.DataFrame) -> Figure:
+    """Draw each group's outcome against its forecast.
+
+    Columns: target, domain, change, predicted, nats, low, high.
+    """
+    targets = sorted(frame["target"].unique(), reverse=True)
+    figure, panels = plt.subplots(1, len(targets), figsize=(6.4, 3.4), squeeze=False)
+    for axes, target in zip(panels[0], targets, strict=True):
+        for change, (_, marker) in CHANGE_LINES.items():
+            for domain, colour in style.DOMAIN_COLOURS.items():
+                part = frame[
+                    (frame["target"] == target) & (frame["change"] == change) & (frame["domain"] == domain)
+                ]
+                error = np.abs(part[["low", "high"]].T.to_numpy(float) - part["nats"].to_numpy(float))
+                axes.errorbar(
+                    part["predicted"],
+                    part["nats"],
+                    yerr=error,
+                    fmt=marker,
+                    color=colour,
+                    label=f"{style.name_of(domain)} {change}",
+                    linewidth=1,
+                )
+        axes.axhline(0, color=style.INK, linewidth=1)
+        axes.axvline(0, color=style.INK, linewidth=1)
+        axes.set_title(_target_name(target))
+        axes.set_xlabel("forecast (sum of scores)")
+    panels[0][0].set_ylabel("change (nats per response)")
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2)
+    return figure

@@ -284,7 +284,7 @@ def choice_table(
     return pd.DataFrame(rows)
 
 
-def _on_target(table: np.ndarray, shares: np.ndarray) -> np.ndarray:
+def on_target(table: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """Return scores on a target [training examples] from those on its responses, or on the whole of it."""
     return table[:, 0] if table.shape[1] == 1 else table @ shares
 
@@ -313,7 +313,7 @@ def removal_plan(
             shares = targets.weights(domain)[~targets.own]
             by_key = mean_scores(models, domain)
             for method, key in keys.items():
-                score = _on_target(by_key[key], shares)
+                score = on_target(by_key[key], shares)
                 for end in ENDS:
                     rows.append({"method": method, "target": domain, "end": end, "fraction": fraction})
                     left.append(~extremes(score, ids, count, end))
@@ -394,7 +394,7 @@ def brittleness_table(
     for domain in targets.domains:
         shares = targets.weights(domain)[~targets.own]
         for method, key in keys.items():
-            scores = [_on_target(model.on(domain)[key], shares) for model in models]
+            scores = [on_target(model.on(domain)[key], shares) for model in models]
             pairs = list(combinations(scores, 2))
             if not pairs:
                 continue

@@ -8,7 +8,7 @@ from infra_lib.frames import rows as each_row
 from infra_lib.markup import escape
 from infra_lib.style import name_of
 from infra_lib.tables import html_table, interval, p_value
-from infra_lib.validation.figures import METHOD_NAMES, in_order
+from infra_lib.validation.figures import METHOD_NAMES, group_name, in_order
 from infra_lib.validation.report import MEAN
 
 NOT_RUN = "This study leaves the validation out (<code>validation_subsets: 0</code>)."
@@ -169,3 +169,45 @@ def removal_table(frame: pd.DataFrame) -> str:
     ]
     heads = ["method", "removed", "examples", "target", "change (nats)", "retrainings"]
     return html_table(heads, rows, left=2, label="Removal")
+
+
+def groups_table(frame: pd.DataFrame) -> str:
+    """Return what each change of a group did. Columns as :func:`infra_lib.validation.groups.group_table`."""
+    rows = [
+        [
+            f"{escape(group_name(r.domain, r.difficulty))}, {escape(r.change)} <small>(n = {r.n})</small>",
+            f"on {escape(name_of(r.target))}",
+            interval(r.nats, r.low, r.high, digits=2, signed=True),
+            interval(r.accuracy, r.accuracy_low, r.accuracy_high, signed=True),
+            f"{r.predicted:+.3g}".replace("-", "−"),
+        ]
+        for r in each_row(frame)
+    ]
+    headers = ["group", "target", "log-likelihood, nats", "accuracy", "forecast"]
+    first = frame.iloc[0]
+    note = (
+        f'<p class="table-note">Each row rests on {first["seeds"]} retrainings and {first["responses"]} '
+        "target responses; the forecast is in the scores' units.</p>\n"
+    )
+    table = html_table(headers, rows, left=2, label="Groups removed and doubled", stacked=True)
+    return table + note
+
+
+def agreement_sentence(frame: pd.DataFrame) -> str:
+    """Return how often forecasts have the sign of the outcome, in a sentence for each target.
+
+    Columns as :func:`infra_lib.validation.groups.sign_agreement`.
+    """
+    lines = []
+    for r in each_row(frame[frame["change"] == "both"]):
+        clear = (
+            f", {r.clear:.0%} of the {r.n_clear} whose interval excludes zero"
+            if r.n_clear
+            else "; no interval excludes zero"
+        )
+        lines.append(
+            f"<p>On {escape(name_of(r.target))} the forecast has the sign of the outcome in "
+            f"<strong>{r.agree:.0%}</strong> [{r.low:.0%}, {r.high:.0%}] of {r.n} changes{clear}; "
+            f"rank correlation {r.spearman:.2f}.</p>".replace("-0.", "−0.")
+        )
+    return "\n".join(lines) + "\n"

@@ -187,7 +187,7 @@ def test_each_claim_has_its_page_with_every_part(html, smoke) -> None:
         assert article.select_one(".admonition.change")
         assert article.select("figure.infra-figure figcaption .caption-number")
         assert article.select("a[href^='#fig-']")  # the text refers to the figure by number
-        rows = article.select("table[role=table] tbody tr")
+        rows = article.select("[aria-label='Reported beside measured'] tbody tr")
         assert len(rows) == len(claim["tests"])
         for row, entry in zip(rows, claim["tests"], strict=True):
             known = claims.set_index("test").loc[entry["id"]]

@@ -8,13 +8,14 @@ import pytest
 from typer.testing import CliRunner
 
 from infra_lib.checksums import folder_digests, write_manifest
+from infra_lib.claims import measure_claims
 from infra_lib.cli import app
 from infra_lib.errors import DataError, InfraError, ParameterError
 from infra_lib.files import read_sealed, write_sealed
 from infra_lib.layout import stage_folder
 from infra_lib.markup import active_markup
 from infra_lib.study import VALIDATION_METHODS
-from infra_lib.validation import record, tables
+from infra_lib.validation import record, record_pages, tables
 
 TARGETS = ("math", "code", "mean")
 
@@ -86,6 +87,25 @@ FRAMES = {
     "brittleness": pd.DataFrame(
         [{"method": "ekfac", "target": "math", "spearman": 0.8, "lowest": 0.7, "overlap": 0.6}]
     ).assign(pairs=6, models=4),
+    "groups": pd.DataFrame(
+        [
+            {"target": target, "domain": d, "difficulty": level, "change": change, "predicted": 0.1}
+            | {"nats": -0.2, "low": -0.3, "high": -0.1, "accuracy": 0.0, "accuracy_low": -0.1}
+            | {"accuracy_high": 0.1, "seeds": 4, "responses": 60, "n": 20}
+            for target in ("math", "code")
+            for d in ("math", "code")
+            for level in (1, 2)
+            for change in ("removed", "doubled")
+        ]
+    ),
+    "group_agreement": pd.DataFrame(
+        [
+            {"target": target, "change": "both", "agree": 0.7, "low": 0.5, "high": 0.9, "clear": 0.8}
+            | {"n": 8, "n_clear": 5, "spearman": 0.6}
+            for target in ("math", "code")
+        ]
+    ),
+    "claims": measure_claims({}),
     "arms": pd.DataFrame(
         [
             {"arm": arm, "domain": d, "mean": 0.6, "low": 0.5, "high": 0.7, "runs": 8, "n": 250}
@@ -93,6 +113,13 @@ FRAMES = {
             for d in ("math", "code")
         ]
     ).assign(tokens_per_epoch=100_000),
+    "arm differences": pd.DataFrame(
+        [
+            {"arm_a": "flip", "arm_b": "uniform", "domain": d, "difference": 0.1, "low": 0.0, "high": 0.2}
+            | {"p_value": 0.04, "p_problems": 0.01, "p_runs": 0.3, "runs": 8, "n": 250}
+            for d in ("math", "code")
+        ]
+    ),
 }
 
 
@@ -103,10 +130,9 @@ def project(tmp_path):
         folder = stage_folder("full", stage, tmp_path)
         (folder / "data").mkdir(parents=True)
         for name in names:
-            own = stage == "09_validation" or name == "arms"
-            FRAMES.get(name if own else "", pd.DataFrame({"x": [1]})).to_parquet(
-                folder / "data" / f"{name}.parquet"
-            )
+            own = stage == "09_validation" or name in ("arms", "claims")
+            key = "arm differences" if (stage[:2], name) == ("05", "differences") else name if own else ""
+            FRAMES.get(key, pd.DataFrame({"x": [1]})).to_parquet(folder / "data" / f"{name}.parquet")
         _close(folder, stage, "0123456789abcdef")
     (tmp_path / "records").mkdir()
     return tmp_path
@@ -130,27 +156,54 @@ def _close(folder, stage, commit) -> None:
 
 def test_a_whole_study_becomes_a_record_and_the_record_becomes_a_page(project) -> None:
     record.write_record(project)
-    shown = record.fragments(project, project / "results")["full"]
+    fragments = record_pages.fragments(project, project / "results")
+    assert set(fragments) == set(record_pages.PARTS)
+    shown = fragments["full"]
     badge, verdict = shown.split("\n\n")[:2]
     assert "recorded run" in badge
-    assert "2.0 hours" in badge
+    assert "0.5 hours" in badge
     assert "<cores>" not in badge
     assert "0.70 [0.60, 0.80]" in verdict
     assert "clearly above gradient cosine" in verdict
     sections = dict(part.split("\n", 1) for part in shown.split("\n\n### ")[1:])
-    assert list(sections) == [heading for heading in record.SECTIONS if heading]
+    assert list(sections) == [heading for heading in record_pages.SECTIONS if heading]
     for name, part in (
         ("lds", shown.split("\n\n### ")[0]),
         ("dampings", sections["Damping"]),
         ("choice", sections["Which target can be predicted"]),
         ("removal", sections["Removal"]),
-        ("arms", sections["Arms"]),
+        ("groups", sections["Groups removed and doubled"]),
+        ("arms", fragments["full_arms"]),
+        ("claims", fragments["full_claims"]),
     ):
         assert "<svg" in part
         assert (project / "results" / "figures" / "full" / f"{name}.csv").is_file()
-    assert not active_markup(shown)
+    assert "70%" in sections["Groups removed and doubled"]
+    assert "flip − uniform" in fragments["full_arms"]
+    assert not any(active_markup(text) for text in fragments.values())
     kept = read_sealed(project / "records" / "full" / "09_validation" / "provenance.json")
     assert kept["environment"]["commit"] == "0123456789abcdef"
+
+
+def test_a_long_study_is_recorded_in_parts(project) -> None:
+    arms = record.recorded_stages(["06_summary"])
+    assert arms == ["03_finetune_evaluate", "04_example_influence", "05_reweighting_arms", "06_summary"]
+    folder = record.write_record(project, stages=arms)
+    shown = record_pages.fragments(project, project / "results")
+    assert shown["full"] == record_pages.ABSENT_PART
+    assert "flip − uniform" in shown["full_arms"]
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    later = record.recorded_stages(["09_validation"])
+    assert later == ["03_finetune_evaluate", "09_validation"]
+    record.write_record(project, stages=later)
+    assert record_pages.fragments(project, project / "results")["full"] != record_pages.ABSENT_PART
+    assert {path: path.read_bytes() for path in before} == before, "what was recorded stays"
+
+
+def test_what_is_not_recorded_is_named() -> None:
+    with pytest.raises(ParameterError, match=r"'07_method'.*of those that are recorded: 03_finetune"):
+        record.recorded_stages(["07_method"])
+    assert record.recorded_stages([]) == list(record.KEPT)
 
 
 def test_a_record_of_another_time_is_refused_and_says_what_it_lacks(project) -> None:
@@ -159,7 +212,7 @@ def test_a_record_of_another_time_is_refused_and_says_what_it_lacks(project) -> 
     _close(path.parents[1], "09_validation", "0123456789abcdef")
     record.write_record(project)
     with pytest.raises(DataError, match=r"removal\.parquet.*no column retrainings.*infra record"):
-        record.fragments(project, project / "results")
+        record_pages.fragments(project, project / "results")
 
 
 def test_a_record_goes_below_records_and_over_no_other(project, monkeypatch) -> None:
@@ -177,7 +230,11 @@ def test_a_record_goes_below_records_and_over_no_other(project, monkeypatch) -> 
 
 
 def test_without_a_record_the_page_says_so(tmp_path) -> None:
-    assert record.fragments(tmp_path, tmp_path) == {"full": record.ABSENT}
+    found = record_pages.fragments(tmp_path, tmp_path)
+    assert found == dict.fromkeys(record_pages.PARTS, record_pages.ABSENT)
+    (tmp_path / "records" / "full").mkdir(parents=True)
+    with pytest.raises(DataError, match="holds no stage"):
+        record_pages.fragments(tmp_path, tmp_path)
 
 
 def test_an_unfinished_or_damaged_study_is_no_record(project) -> None:
@@ -204,11 +261,11 @@ def test_a_torn_record_is_not_shown(project) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[:-4])
     with pytest.raises(DataError, match="not the file that was recorded"):
-        record.fragments(project, project / "results")
+        record_pages.fragments(project, project / "results")
     path.unlink()
     write_manifest(project / "records")
     with pytest.raises(DataError, match="not whole"):
-        record.fragments(project, project / "results")
+        record_pages.fragments(project, project / "results")
 
 
 def test_the_verdict_says_what_was_not_reached() -> None:

@@ -1,0 +1,192 @@
+"""Groups of training examples, taken away and doubled: what retraining does beside what the scores say.
+
+A group is one difficulty of one domain. Models are trained again without it and with twice its weight, from
+the same base with the seeds of the models that were trained on everything, and take the same exam. The
+forecast is the derivative's: the sum of the group's scores times the change of weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from infra_lib.experiment import Run
+from infra_lib.statistics import crossed_bootstrap, crossed_ratios, runs_by_problems
+from infra_lib.validation.bench import Bench, Targets
+from infra_lib.validation.gradients import Key
+from infra_lib.validation.report import on_target
+from infra_lib.validation.scores import ModelScores, mean_scores
+
+CHANGES: Mapping[str, float] = {"removed": 0.0, "doubled": 2.0}
+"""What is done to a group, and the weight that its examples get; all others have one."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group and what is done to it.
+
+    Attributes
+    ----------
+    domain, difficulty, change
+        Which examples, and one of :data:`CHANGES`.
+    weights
+        Of the training examples [examples]; zero leaves an example out. Training scales them to mean one,
+        which AdamW does not notice, so the forecast takes them as they are.
+    runs
+        One training per seed of the models that were trained on everything.
+    """
+
+    domain: str
+    difficulty: int | None
+    change: str
+    weights: np.ndarray
+    runs: tuple[Run, ...]
+
+
+def group_runs(bench: Bench) -> list[Group]:
+    """Return every group with every change, and the trainings that they ask for.
+
+    A group that is all of the training set is left out: nothing is left without it.
+    """
+    keys = [(example.domain, example.difficulty) for example in bench.train]
+    found = []
+    for domain, difficulty in sorted(set(keys), key=lambda key: (key[0] != "math", key[0], key[1] or 0)):
+        members = np.array([key == (domain, difficulty) for key in keys])
+        if members.all():
+            continue
+        for change, weight in CHANGES.items():
+            weights = np.where(members, weight, 1.0)
+            kept = np.flatnonzero(weights)
+            runs = tuple(
+                replace(
+                    run,
+                    arm=f"{change} {domain} {difficulty}",
+                    train=[bench.train[row] for row in kept],
+                    weights=weights[kept].tolist() if change == "doubled" else None,
+                )
+                for run in bench.runs
+            )
+            found.append(Group(domain, difficulty, change, weights, runs))
+    return found
+
+
+def group_table(
+    targets: Targets,
+    groups: Sequence[Group],
+    answers: pd.DataFrame,
+    models: Sequence[ModelScores],
+    *,
+    key: Key,
+    tokens: str,
+    samples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return what each change of a group did to each target, beside the forecast.
+
+    Parameters
+    ----------
+    answers
+        Graded answers of the bench's runs (arm ``validation``) and of all groups' runs: columns arm, seed,
+        id, domain, correct.
+    models, key
+        Scores, and the method and damping that make the forecast.
+
+    Returns
+    -------
+    pandas.DataFrame
+        target, domain, difficulty, change, predicted (in the scores' units), nats (change of the target's
+        log-likelihood per response), low, high (crossed bootstrap over seeds and responses), accuracy,
+        accuracy_low, accuracy_high (change, over seeds and problems), seeds, responses, n (examples).
+    """
+    bench = targets.bench
+    before = targets.of_models(tokens)  # [seeds, responses]
+    graded = dict(iter(answers.groupby("arm")))
+    how: dict[str, Any] = {"samples": samples, "confidence": confidence, "seed": seed}
+    rows = []
+    for group in groups:
+        change = targets.of_models(tokens, group.runs) - before
+        members = sum(
+            (example.domain, example.difficulty) == (group.domain, group.difficulty)
+            for example in bench.train
+        )
+        for domain in targets.domains:
+            shares = targets.weights(domain)
+            counted = shares > 0
+            nats, _ = crossed_bootstrap(change[:, counted], **how)
+            score = on_target(mean_scores(models, domain)[key], shares[~targets.own])
+            exam = [
+                runs_by_problems(graded[arm][graded[arm]["domain"] == domain], run=["seed"]).to_numpy()
+                for arm in (group.runs[0].arm, bench.runs[0].arm)
+            ]
+            accuracy, _ = crossed_bootstrap(exam[0] - exam[1], **how)
+            rows.append(
+                {
+                    "target": domain,
+                    "domain": group.domain,
+                    "difficulty": group.difficulty,
+                    "change": group.change,
+                    "predicted": float((group.weights - 1) @ score),
+                    "nats": nats.mean,
+                    "low": nats.low,
+                    "high": nats.high,
+                    "accuracy": accuracy.mean,
+                    "accuracy_low": accuracy.low,
+                    "accuracy_high": accuracy.high,
+                    "seeds": nats.runs,
+                    "responses": nats.problems,
+                    "n": members,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def sign_agreement(
+    table: pd.DataFrame, *, samples: int = 2000, confidence: float = 0.95, seed: int = 0
+) -> pd.DataFrame:
+    """Return how often forecast and outcome have the same sign, and how well they rank alike.
+
+    Parameters
+    ----------
+    table
+        As :func:`group_table` gives it.
+
+    Returns
+    -------
+    pandas.DataFrame
+        target, change (each, and all of them), agree (part of the groups whose change of log-likelihood has
+        the sign of the forecast; 0.5 is chance), low, high (bootstrap over groups), clear (the same among
+        groups whose interval excludes zero), n, n_clear, spearman (forecast and change).
+    """
+    rows = []
+    parts = [*table.groupby(["target", "change"]), *(((t, "both"), p) for t, p in table.groupby("target"))]
+    for (target, change), part in parts:
+        same = (np.sign(part["predicted"]) == np.sign(part["nats"])).to_numpy(float)
+        sure = ((part["low"] > 0) | (part["high"] < 0)).to_numpy()
+        # A group is a unit: its removal and its doubling are drawn together.
+        units = part.groupby(["domain", "difficulty"], dropna=False).ngroup().to_numpy()
+        sums = np.array([np.bincount(units, weights=w) for w in (same, np.ones(len(same)))])
+        _, draws = crossed_ratios(sums[:1, None], sums[1:, None], samples=samples, seed=seed)
+        tail = (1 - confidence) / 2
+        low, high = np.quantile(draws[:, 0], [tail, 1 - tail])
+        varied = part["predicted"].nunique() > 1 and part["nats"].nunique() > 1
+        ranks = stats.spearmanr(part["predicted"], part["nats"]).statistic if varied else np.nan
+        rows.append(
+            {
+                "target": target,
+                "change": change,
+                "agree": float(same.mean()),
+                "low": float(low),
+                "high": float(high),
+                "clear": float(same[sure].mean()) if sure.any() else np.nan,
+                "n": len(part),
+                "n_clear": int(sure.sum()),
+                "spearman": float(ranks),
+            }
+        )
+    return pd.DataFrame(rows)

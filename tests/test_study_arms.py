@@ -1,0 +1,134 @@
+"""Arms of a study by name: what each trains on, which are compared, and what is refused."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from infra_lib.errors import ParameterError
+from infra_lib.figures import arms as draw_arms
+from infra_lib.figures import effects
+from infra_lib.kinds.sentences import EXPLORATORY, with_kinds
+from infra_lib.reweight.study_arms import (
+    PAIRS,
+    STUDY_ARMS,
+    check_arms,
+    compared,
+    composition_of,
+    study_arm,
+)
+from infra_lib.sources.small_world import SplitSizes, make_splits
+from infra_lib.study import Study
+from infra_lib.style import ARM_COLOURS, ARM_MARKERS
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return make_splits(SplitSizes(train=200, swap_pool=600, target=10, test=10), seed=0)
+
+
+def characters(examples) -> dict[str, int]:
+    return {example.id: len(example.response) for example in examples}
+
+
+@pytest.fixture(scope="module")
+def built(splits):
+    train, pool = list(splits.train), list(splits.swap_pool)
+    scores = pd.DataFrame(
+        [
+            {"base_seed": b, "target": t, "id": ex.id, "score": float((hash_of(ex.id) + b) % 7)}
+            for b in (0, 1)
+            for t in ("math", "code")
+            for ex in train
+        ]
+    )
+    return {
+        name: study_arm(name, Study(), train, pool, tokenized=characters, scores=scores)
+        for name in STUDY_ARMS
+    }
+
+
+def hash_of(text: str) -> int:
+    return sum(map(ord, text))
+
+
+def total(arm, domain: str) -> int:
+    return sum(len(ex.response) for ex in arm.examples if ex.domain == domain)
+
+
+def test_every_arm_is_built_under_its_name_and_has_its_look(built) -> None:
+    assert {name: arm.name for name, arm in built.items()} == {name: name for name in STUDY_ARMS}
+    assert set(ARM_COLOURS) == set(ARM_MARKERS) == set(STUDY_ARMS)
+    looks = [(ARM_COLOURS[name], ARM_MARKERS[name]) for name in STUDY_ARMS]
+    assert len(set(looks)) == len(looks)
+
+
+@pytest.mark.parametrize("direction", ["flip", "reverse", "hard_hard", "easy_easy"])
+def test_matched_arms_have_the_tokens_of_uniform(built, direction: str) -> None:
+    for domain in ("math", "code"):
+        goal = total(built["uniform"], domain)
+        assert total(built[f"{direction}_tokens"], domain) == pytest.approx(goal, rel=0.02)
+        assert total(built[direction], domain) != pytest.approx(goal, rel=0.02)
+
+
+def test_without_exploration_and_fewer_tokens_have_equal_tokens(built) -> None:
+    short, fewer, uniform = (built[name] for name in ("without_exploration", "fewer_tokens", "uniform"))
+    assert len(short.examples) == len(uniform.examples) > len(fewer.examples)
+    assert 0 < short.replaced < len(uniform.examples)
+    assert not any(s.kind in EXPLORATORY for ex in short.examples for s in with_kinds(ex))
+    longest = max(len(ex.response) for ex in uniform.examples)
+    for domain in ("math", "code"):
+        assert total(short, domain) - longest < total(fewer, domain) <= total(short, domain)
+
+
+def test_influence_weighs_by_the_scores_of_all_models(built) -> None:
+    arm = built["influence"]
+    assert arm.examples == built["uniform"].examples
+    assert len(set(arm.weights)) > 3
+    ids = [example.id for example in arm.examples]
+    by_score = sorted(range(len(ids)), key=lambda k: hash_of(ids[k]) % 7 + (hash_of(ids[k]) + 1) % 7)
+    assert arm.weights[by_score[0]] < arm.weights[by_score[-1]]
+
+
+def test_influence_needs_scores(splits) -> None:
+    with pytest.raises(ParameterError, match="notebook 04"):
+        study_arm("influence", Study(), splits.train, [], tokenized=characters)
+
+
+def test_an_unknown_arm_is_named(splits) -> None:
+    with pytest.raises(ParameterError, match="one of uniform, flip"):
+        study_arm("skew", Study(), splits.train, [], tokenized=characters)
+
+
+def test_a_small_pool_is_found_before_any_training(splits) -> None:
+    with pytest.raises(ParameterError, match="swap_pool_examples"):
+        check_arms(Study(arms=["uniform", "flip_tokens"]), splits.train, splits.swap_pool[:20])
+    check_arms(Study(arms=["uniform", "influence", "fewer_tokens"]), splits.train, [])
+
+
+def test_each_arm_is_compared_with_uniform_and_some_with_each_other() -> None:
+    pairs = compared(STUDY_ARMS)
+    assert len(pairs) == len(set(pairs)) == len(STUDY_ARMS) - 1 + len(PAIRS)
+    assert ("flip", "uniform") in pairs
+    assert ("uniform", "without_exploration") in pairs
+    assert ("reverse", "flip") in pairs
+    assert compared(["flip", "reverse"]) == [("reverse", "flip")]
+    assert compared(["uniform"]) == []
+
+
+def test_composition_counts_examples_and_tokens(built) -> None:
+    frame = composition_of(built["fewer_tokens"], characters)
+    assert frame["examples"].sum() == len(built["fewer_tokens"].examples)
+    assert frame["tokens"].sum() == sum(total(built["fewer_tokens"], d) for d in ("math", "code"))
+
+
+def test_figures_hold_every_arm_or_say_that_there_is_none() -> None:
+    rows = [
+        {"arm": name, "domain": domain, "mean": 0.5, "low": 0.4, "high": 0.7}
+        for name in STUDY_ARMS
+        for domain in ("math", "code")
+    ]
+    figure = draw_arms(pd.DataFrame(rows))
+    assert len(figure.axes[0].get_yticklabels()) == len(STUDY_ARMS)
+    columns = ["label", "domain", "mean", "low", "high"]
+    assert "not measured" in effects(pd.DataFrame(columns=columns), unit="x").axes[0].texts[0].get_text()

@@ -1,0 +1,155 @@
+"""Groups removed and doubled: what is trained, what is forecast, and how agreement is counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from infra_lib.examples import Example
+from infra_lib.experiment import Run
+from infra_lib.finetune import FinetuneConfig
+from infra_lib.markup import active_markup
+from infra_lib.validation import figures, groups, tables
+from infra_lib.validation.bench import Bench
+from infra_lib.validation.scores import ModelScores
+
+KEY = ("ekfac", 0.1)
+
+
+def example(name: str, domain: str, level: int) -> Example:
+    return Example(name, domain, "p", "r", difficulty=level)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    train = tuple(
+        example(f"{d}{level}{k}", d, level) for d in ("code", "math") for level in (1, 2) for k in "ab"
+    )
+    runs = tuple(
+        Run("validation", 0, seed, tmp_path, train, (), FinetuneConfig(), tmp_path) for seed in (0, 1)
+    )
+    return Bench(SimpleNamespace(), train, (), runs, tmp_path)
+
+
+def test_each_group_is_removed_and_doubled_with_the_seeds_of_the_whole(bench) -> None:
+    found = groups.group_runs(bench)
+    assert [(g.domain, g.difficulty, g.change) for g in found] == [
+        (d, level, change) for d in ("math", "code") for level in (1, 2) for change in groups.CHANGES
+    ]
+    for group in found:
+        members = [(ex.domain, ex.difficulty) == (group.domain, group.difficulty) for ex in bench.train]
+        assert [run.seed for run in group.runs] == [0, 1]
+        for run in group.runs:
+            if group.change == "removed":
+                assert len(run.train) == 6
+                assert run.weights is None
+                assert not any(
+                    (ex.domain, ex.difficulty) == (group.domain, group.difficulty) for ex in run.train
+                )
+                assert group.weights[~np.array(members)] == pytest.approx(1)
+            else:
+                assert tuple(run.train) == bench.train
+                assert run.weights == pytest.approx(np.where(members, 2, 1))
+                assert run.weights == pytest.approx(group.weights)
+    assert len({run.arm for group in found for run in group.runs}) == len(found)
+
+
+def test_a_group_that_is_everything_is_left_out(bench) -> None:
+    alone = Bench(bench.params, bench.train[:2], (), bench.runs, bench.folder)
+    assert groups.group_runs(alone) == []
+
+
+def made_up(bench: Bench, effect: float) -> SimpleNamespace:
+    """Return targets of six responses; every model without a group loses what the group's scores say."""
+    responses = 6
+    before = np.zeros((2, responses))
+
+    def of_models(tokens, runs=None):
+        if runs is None:
+            return before
+        group = next(g for g in groups.group_runs(bench) if g.runs[0].arm == runs[0].arm)
+        noise = np.random.default_rng(0).normal(0, 1e-3, before.shape)
+        return before + effect * float((group.weights - 1) @ scores()) + noise
+
+    return SimpleNamespace(
+        bench=bench,
+        domains=["math", "code"],
+        own=np.zeros(responses, bool),
+        of_models=of_models,
+        weights=lambda domain: np.full(responses, 1 / responses),
+    )
+
+
+def scores() -> np.ndarray:
+    return np.array([-3.0, -2.0, 1.0, 1.0, 4.0, 5.0, 0.5, 0.7])
+
+
+def answers(bench: Bench) -> pd.DataFrame:
+    arms = ["validation", *(run.arm for group in groups.group_runs(bench) for run in group.runs[:1])]
+    rows = [
+        {
+            "arm": arm,
+            "seed": seed,
+            "id": f"{domain}{k}",
+            "domain": domain,
+            "correct": k < 2 - (arm != "validation"),
+        }
+        for arm in arms
+        for seed in (0, 1)
+        for domain in ("math", "code")
+        for k in range(4)
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("effect", [1.0, -1.0])
+def test_the_outcome_stands_beside_the_forecast(bench, effect: float) -> None:
+    table = np.repeat(scores()[:, None], 6, axis=1)
+    models = [ModelScores({KEY: table}, {}, {})]
+    found = groups.group_table(
+        made_up(bench, effect),
+        groups.group_runs(bench),
+        answers(bench),
+        models,
+        key=KEY,
+        tokens="whole",
+        samples=200,
+    )
+    assert len(found) == 4 * 2 * 2
+    np.testing.assert_allclose(found["nats"], effect * found["predicted"], atol=0.01)
+    removed = found.query("domain == 'code' and difficulty == 1 and change == 'removed'")
+    assert removed["predicted"].tolist() == pytest.approx([5.0, 5.0])
+    assert found["accuracy"].tolist() == pytest.approx([-0.25] * len(found))
+    agreement = groups.sign_agreement(found, samples=200).set_index(["target", "change"])
+    expected = 1.0 if effect > 0 else 0.0
+    assert agreement["agree"].tolist() == pytest.approx([expected] * 6)
+    assert agreement.loc[("math", "both"), ["n", "n_clear"]].tolist() == [8, 8]
+    assert agreement["spearman"].tolist() == pytest.approx([effect] * 6)
+    shown = tables.groups_table(found) + tables.agreement_sentence(agreement.reset_index())
+    assert f"{expected:.0%}" in shown
+    assert "mathematics 2, removed" in shown
+    assert not active_markup(shown)
+    for draw in (figures.groups, figures.forecasts):
+        assert len(draw(found).axes) == 2
+
+
+def test_agreement_is_counted_and_its_interval_draws_groups() -> None:
+    rows = [
+        {"target": "math", "domain": "math", "difficulty": k, "change": change, "predicted": 1.0}
+        | {"nats": 1.0 if k < 6 else -1.0, "low": -2.0, "high": 2.0}
+        for k in range(8)
+        for change in groups.CHANGES
+    ]
+    found = groups.sign_agreement(pd.DataFrame(rows), samples=2000).set_index("change")
+    assert found["agree"].tolist() == [0.75] * 3
+    assert found.loc["both", "n"] == 16
+    # Both changes of a group come and go together: sixteen rows are no better than eight.
+    assert found.loc["both", "low"] == pytest.approx(found.loc["removed", "low"])
+    assert found.loc["both", "low"] < 0.55
+    assert np.isnan(found.loc["both", "clear"])
+    sentence = tables.agreement_sentence(found.reset_index())
+    assert "no interval excludes zero" in sentence
