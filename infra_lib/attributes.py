@@ -327,4 +327,5 @@ def compare_arms(
                 a.to_numpy(), b.to_numpy(), samples=samples, confidence=confidence, seed=seed
             )
             rows.append({"arm_a": first, "arm_b": second, "domain": domain, **result})
-    return pd.DataFrame(rows)
+    compared = ["difference", "low", "high", "p_value", "p_problems", "p_runs", "runs", "n"]
+    return pd.DataFrame(rows, columns=["arm_a", "arm_b", "domain", *compared])

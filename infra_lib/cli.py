@@ -87,7 +87,10 @@ def record_command(
     folder = record_folder(root, out or f"records/{name}")
     stages = recorded_stages(find_stages(notebooks) if notebooks else None)
     run_command(notebooks, study, parameter, quiet_summary=True)
+    held = {path.parent.name for path in folder.glob("*/provenance.json")}
     typer.echo(f"recorded in {write_record(root, name, folder, stages)}")
+    for stage in sorted(held - {path.parent.name for path in folder.glob("*/provenance.json")}):
+        typer.echo(f"{stage} was made from other data than are recorded now, and is left out: run it again")
 
 
 @app.command("attribute")

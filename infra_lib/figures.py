@@ -199,14 +199,19 @@ def paired_differences(frame: pd.DataFrame) -> Figure:
     return effects(frame.assign(label=labels, mean=frame["difference"]), unit="difference in accuracy")
 
 
+def nothing(why: str) -> Figure:
+    """Return a figure that says why there is nothing to draw."""
+    figure, axes = plt.subplots(figsize=(6.0, 0.8))
+    axes.text(0.5, 0.5, why, ha="center", va="center")
+    axes.set_axis_off()
+    return figure
+
+
 @style.drawn
 def effects(frame: pd.DataFrame, *, unit: str, labels: Sequence[str] | None = None) -> Figure:
     """Draw a forest plot, one row per label. Columns: label, domain, mean, low, high; no rows, no plot."""
     if frame.empty:
-        figure, axes = plt.subplots(figsize=(6.0, 0.8))
-        axes.text(0.5, 0.5, "not measured in this study", ha="center", va="center")
-        axes.set_axis_off()
-        return figure
+        return nothing("not measured in this study")
     names = list(labels or dict.fromkeys(frame["label"]))
     figure, axes = plt.subplots(figsize=(6.0, 1.2 + 0.62 * len(names)))
     domains = sorted(frame["domain"].unique(), reverse=True)

@@ -229,6 +229,10 @@ class Study(BaseModel):
     removal_seeds: int = Field(1, ge=1, le=100, description="a whole number from 1 to 100")
     removal_draws: int = Field(2, ge=0, le=100, description="a whole number from 0 to 100")
 
+    group_seeds: int = Field(
+        1, ge=1, le=100, description="a whole number, 1 or more, at most validation_models"
+    )
+
     bootstrap_samples: int = Field(2000, ge=100, description="a whole number, 100 or more")
     confidence: float = Field(0.95, gt=0, lt=1, description="a number between 0 and 1, such as 0.95")
     expected_prompt_tokens: int = Field(
@@ -279,6 +283,9 @@ class Study(BaseModel):
                 raise ParameterError(name, value, "free of repetitions")
         if self.samples > 1 and self.temperature == 0:
             raise ParameterError("samples", self.samples, "1 where temperature is 0 (greedy)")
+        if self.group_seeds > self.validation_models:
+            most = f"at most {self.validation_models}, the number of validation_models"
+            raise ParameterError("group_seeds", self.group_seeds, most)
         if 0 < self.validation_subsets < 6:
             raise ParameterError("validation_subsets", self.validation_subsets, "6 or more, or 0")
         if absent := sorted(set(self.removal_methods) & set(self.validation_without)):

@@ -226,6 +226,8 @@ def arms_table(frame: pd.DataFrame) -> str:
 
 def differences_table(frame: pd.DataFrame) -> str:
     """Return paired differences. Columns as :func:`infra_lib.attributes.compare_arms` gives them."""
+    if frame.empty:
+        return "This study has one arm: there is nothing to compare.\n"
     rows = [
         [
             f"{named(r.arm_a)} − {named(r.arm_b)}",

@@ -63,7 +63,9 @@ train = from_frame(stage.read_table("01_data", "train"))
 pool = from_frame(stage.read_table("01_data", "swap_pool"))
 test = from_frame(stage.read_table("01_data", "test"))
 bases = {seed: params.base_of(seed, stage.root) for seed in params.base_seeds}
-tokenized = partial(count_response_tokens, load_tokenizer(bases[params.base_seeds[0]]))
+tokenized = partial(
+    count_response_tokens, load_tokenizer(bases[params.base_seeds[0]]), max_tokens=params.max_tokens
+)
 scores = stage.read_table("04_example_influence", "scores")
 built = {
     name: study_arm(name, params, train, pool, tokenized=tokenized, scores=scores) for name in params.arms

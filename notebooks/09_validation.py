@@ -36,6 +36,7 @@ removal_methods: list = ["ekfac", "gradcos"]  # methods whose extremes are remov
 removal_fractions: list = [0.2]  # parts of the examples that are removed
 removal_seeds: int = 1  # retrainings of each removal
 removal_draws: int = 2  # random removals beside them
+group_seeds: int = 1  # retrainings of each group that is removed or doubled
 damping: float = 0.1  # damping at which targets are compared
 factor_labels: str = "sampled"  # labels of the Fisher factors: sampled (true Fisher) or empirical
 batch_tokens: int = 4096  # padded tokens per batch of attribution
@@ -274,19 +275,22 @@ shown
 #
 # The paper's first claim is about groups: which difficulty of which domain helps. Here each group is
 # taken out of the training set, and counts twice in another run; models are trained again with the
-# same seeds and sit the same exam. Beside it stands the forecast of EK-FAC: the sum of the group's
-# scores times the change of weight.
+# same seeds and sit the same exam. Beside it stands the forecast: the sum of the scores times the
+# change of weight, by EK-FAC where it is among the methods. What is removed shortens the training by its
+# steps; what is doubled takes its weight from the other examples.
 
 # %%
 if on:
     changed = groups.group_runs(setting)
+    forecast = keys.get("ekfac", next(iter(keys.values())))
+    print(f"forecast by {figures.METHOD_NAMES[forecast[0]]}, damping {forecast[1]}")
     retrained = run_all([run for group in changed for run in group.runs], processes=params.processes)
     outcome = groups.group_table(
         targets,
         changed,
         pd.concat([answers, retrained], ignore_index=True),
         scored,
-        key=keys.get("ekfac", next(iter(keys.values()))),
+        key=forecast,
         tokens=params.validation_tokens,
         **intervals,
     )
@@ -299,7 +303,7 @@ if on:
         figures.groups(outcome),
         data=outcome,
         alt="Change of each target's log-likelihood after training without each group of examples, and with twice its weight, with intervals.",
-        caption=f"Change of the target after a group of training examples was removed or doubled; {len(setting.runs)} retrainings each, {params.confidence:.0%} intervals over retrainings and responses.",
+        caption=f"Change of the target after a group of training examples was removed or doubled; {params.group_seeds} retraining(s) each, {params.confidence:.0%} intervals over retrainings and responses.",
     )
 else:
     shown = stage.write_fragment("groups", tables.NOT_RUN)
@@ -312,7 +316,7 @@ if on:
         figures.forecasts(outcome),
         data=outcome,
         alt="Outcome against forecast for each group and change: points in the lower left and upper right agree in sign.",
-        caption=f"Outcome of each change against its forecast, with {params.confidence:.0%} intervals.",
+        caption=f"Outcome of each change against its forecast by {figures.METHOD_NAMES[forecast[0]]}, with {params.confidence:.0%} intervals.",
     )
 else:
     shown = stage.write_fragment("forecasts", tables.NOT_RUN)

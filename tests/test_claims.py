@@ -73,3 +73,30 @@ def test_every_fact_and_number_of_the_paper_has_a_mark() -> None:
 def test_all_facts_and_numbers_reach_the_page() -> None:
     assert facts_table().count("<tr ") == len(load_paper()["facts"]) + 1
     assert numbers_table().count("<tr ") == len(load_paper()["numbers"]) + 1
+
+
+def test_sentences_and_tokens_find_their_rows() -> None:
+    effect = {"difference": 0.3, "low": 0.1, "high": 0.5, "runs": 2, "n": 700}
+    sentences = pd.DataFrame(
+        [
+            {"target": t, "domain": d, "kind": "exploratory", **effect}
+            for t in ("math", "code")
+            for d in ("math", "code")
+        ]
+    )
+    sentences.loc[(sentences["target"] == "code") & (sentences["domain"] == "code"), ["low", "high"]] = (
+        -0.5,
+        -0.1,
+    )
+    tokens = pd.DataFrame(
+        [
+            {"target": t, "domain": t, "class": c, "reading": reading, **effect, "low": low}
+            for t in ("math", "code")
+            for c in ("logic connector", "structural syntax")
+            for reading, low in (("loss", 0.1), ("position", -0.1))
+        ]
+    )
+    found = measure_claims({"sentences": sentences, "tokens": tokens}).set_index("test")["verdict"]
+    assert found[["3c", "3d"]].tolist() == ["reproduced", "not reproduced"]
+    assert found[["4a", "4b", "4c", "4d"]].tolist() == ["reproduced"] * 2 + ["undecided"] * 2
+    assert set(found.drop(["3c", "3d", "4a", "4b", "4c", "4d"])) == {"not measured"}

@@ -283,11 +283,13 @@ def test_retrainings_of_the_validation_are_counted_as_the_notebook_does_them() -
             "removal_fractions": [0.1, 0.2],
             "removal_seeds": 2,
             "removal_draws": 1,
+            "group_seeds": 2,
         }
     )
-    halves, removals = 10 + 4 * 2, 2 * (4 + 1)
+    halves, removals, groups = 10 + 4 * 2, 2 * (4 + 1), 2 * 10
     seen = halves * 50 + 3 * 100 + removals * 90 + removals * 80
-    assert _validation(study) == (halves + 3 + 2 * removals, 2 * seen)
+    seen += groups * 100 + groups * 100 - 2 * 100
+    assert _validation(study) == (halves + 3 + 2 * removals + 2 * groups, 2 * seen)
     assert _validation(make_study({"validation_subsets": 0})) == (0, 0)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from infra_lib.attributes import compare_arms
 from infra_lib.errors import ParameterError
 from infra_lib.figures import arms as draw_arms
-from infra_lib.figures import effects
+from infra_lib.figures import effects, paired_differences
 from infra_lib.kinds.sentences import EXPLORATORY, with_kinds
 from infra_lib.reweight.study_arms import (
     PAIRS,
@@ -20,6 +21,7 @@ from infra_lib.reweight.study_arms import (
 from infra_lib.sources.small_world import SplitSizes, make_splits
 from infra_lib.study import Study
 from infra_lib.style import ARM_COLOURS, ARM_MARKERS
+from infra_lib.tables import differences_table
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +134,20 @@ def test_figures_hold_every_arm_or_say_that_there_is_none() -> None:
     assert len(figure.axes[0].get_yticklabels()) == len(STUDY_ARMS)
     columns = ["label", "domain", "mean", "low", "high"]
     assert "not measured" in effects(pd.DataFrame(columns=columns), unit="x").axes[0].texts[0].get_text()
+
+
+def test_one_arm_alone_has_nothing_to_compare() -> None:
+    answers = pd.DataFrame(
+        {
+            "arm": "uniform",
+            "base_seed": 0,
+            "seed": 0,
+            "domain": "math",
+            "id": ["a", "b"],
+            "correct": [True, False],
+        }
+    )
+    alone = compare_arms(answers, compared(["uniform"]))
+    assert alone.empty
+    assert "nothing to compare" in differences_table(alone)
+    assert "not measured" in paired_differences(alone).axes[0].texts[0].get_text()

@@ -46,9 +46,11 @@ def sentence_sums(train: Sequence[Example], encoded: Sequence[Encoded], scores: 
     labels, owners = [], []
     for example, row in zip(train, encoded, strict=True):
         found = with_kinds(example)
-        labels.append(np.array([KINDS.index(str(span.kind)) for span in found]))
         spans = [(span.start, span.end) for span in found]
-        owners.append(span_of_tokens(row.offsets, spans, example.response))
+        # Sentences that were cut off have no token and no score: they are not there.
+        present, owner = np.unique(span_of_tokens(row.offsets, spans, example.response), return_inverse=True)
+        labels.append(np.array([KINDS.index(str(found[k].kind)) for k in present]))
+        owners.append(owner)
     values = {
         target: [
             np.bincount(owner, weights=row, minlength=len(own))
@@ -125,7 +127,7 @@ def means(
     -------
     pandas.DataFrame
         target, domain (of the training examples), reading (where given), ``column``, mean, low, high,
-        difference, difference_low, difference_high (from the mean of all other pieces of the same
+        difference, difference_low, difference_high (from the mean of all other pieces of the domain's
         examples), runs (models), n (examples), pieces (in one model's training set).
     """
     by = ["target", "domain", *(["reading"] if "reading" in sums else [])]
@@ -191,7 +193,7 @@ def token_texts(train: Sequence[Example], encoded: Sequence[Encoded], scores: To
         target, domain, class, token, total, count; a text of two classes has two rows.
     """
     cells = [
-        (example.domain, CLASSES[label], "(end)" if start == end else example.response[start:end])
+        (example.domain, CLASSES[label], "(end)" if CLASSES[label] == "end" else example.response[start:end])
         for example, row in zip(train, encoded, strict=True)
         for (start, end), label in zip(row.offsets, token_classes(row.offsets, example.response), strict=True)
     ]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from infra_lib import style
+from infra_lib import figures, style
 from infra_lib.frames import rows as each_row
 from infra_lib.tables import NOT_AVAILABLE, escape, html_table, interval, named
 
@@ -103,8 +103,9 @@ def _listed(part: pd.DataFrame) -> str:
 
 
 def _visible(token: str) -> str:
-    """Return a token with its white space made visible."""
-    return token.strip(" ").replace("\n", "↵").replace(" ", "␣") or "␣"
+    """Return a token with its white space and control characters made visible."""
+    shown = token.replace("\n", "↵").replace("\t", "⇥").replace(" ", "␣")
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in shown) or "(continued)"
 
 
 @style.drawn
@@ -140,7 +141,9 @@ def token_forest(frame: pd.DataFrame) -> Figure:
 def _forest(
     frame: pd.DataFrame, column: str, series: list[tuple[str, str, str, pd.DataFrame]], label: str
 ) -> Figure:
-    """Draw one panel per target and one row per kind; series stand a little apart."""
+    """Draw one panel per target and one row per kind; series stand a little apart. No rows, no plot."""
+    if frame.empty:
+        return figures.nothing("no target of these is of the training examples' domain")
     targets = sorted(frame["target"].unique(), reverse=True)
     kinds = list(dict.fromkeys(frame[column]))
     figure, panels = plt.subplots(

@@ -39,7 +39,7 @@ _CODE = {name: index for index, name in enumerate(CLASSES)}
 CONNECTORS = frozenset(
     (
         "wait", "verify", "check", "alternatively", "therefore", "thus", "hence", "so", "because",
-        "since", "then", "next", "first", "finally", "second", "third", "after", "before", "now",
+        "since", "then", "next", "first", "finally", "after", "before", "now",
         "however", "but", "although", "though", "instead", "otherwise", "while", "whereas",
         "unless", "consequently", "accordingly", "moreover", "furthermore", "suppose", "assume",
         "given", "let", "hmm", "actually", "maybe", "perhaps"
@@ -52,11 +52,14 @@ _FENCE = re.compile(r"^[ \t]*```([^\n`]*)\n", re.MULTILINE)
 _FENCE_END = re.compile(r"^[ \t]*```", re.MULTILINE)
 _PROSE = re.compile(
     r"(?P<word>[^\W\d_]+(?:['’][^\W\d_]+)*)|(?P<number>\d+(?:[.,]\d+)*)"
-    # A minus is none between two letters (a hyphen), nor at the beginning of a line (a list).
-    r"|(?P<operator>[+*/=<>^%×÷·≤≥≠≈±]+|(?<!\n)(?:(?<![^\W\d_])[-−]|[-−](?![^\W\d_])))"
+    # Marks of bold text, tags and lists are no operators, and neither is a hyphen between words.
+    r"|(?P<mark>\*\*|</?[A-Za-z][\w|]*>|(?:^|(?<=\n))[ \t]*[-*+][ \t])"
+    r"|(?P<operator>[+*/=<>^%×÷·≤≥≠≈±]+|(?<![^\W\d_])[-−]|[-−](?![^\W\d_])"
+    r"|(?<=\b[^\W\d_])[-−](?=[^\W\d_]\b))"
 )
 _BRACKETS = frozenset("()[]{},:;.")
 _PYTHON = frozenset(("", "py", "python", "python3"))
+_STRING_START, _STRING_END = (getattr(tokenize, f"FSTRING_{end}", None) for end in ("START", "END"))
 _LINES = (tokenize.NEWLINE, tokenize.NL, tokenize.INDENT, tokenize.DEDENT)
 
 
@@ -80,22 +83,27 @@ def character_classes(text: str) -> np.ndarray:
 def _prose(text: str, start: int, stop: int, classes: np.ndarray) -> None:
     for match in _PROSE.finditer(text, start, stop):
         kind = str(match.lastgroup)
+        if kind == "mark":
+            continue
         if kind == "word":
             kind = "logic connector" if match.group().lower() in CONNECTORS else "other"
         classes[match.start() : match.end()] = _CODE[kind]
 
 
 def _program(text: str, start: int, stop: int, classes: np.ndarray) -> None:
-    lines = text[start:stop].splitlines(keepends=True)
+    lines = list(io.StringIO(text[start:stop]))  # cut where the tokenizer cuts, at line feeds alone
     begins = np.concatenate([[0], np.cumsum([len(line) for line in lines])]) + start
     # White space between tokens is no token: it goes with the line's structure.
     for index in range(start, stop):
         if text[index].isspace():
             classes[index] = _CODE["structural syntax"]
     try:
+        depth = 0
         for token in tokenize.generate_tokens(io.StringIO("".join(lines)).readline):
+            # Since Python 3.12 a formatted string comes in parts; all of it is a string here, as before.
+            depth += (token.type == _STRING_START) - (token.type == _STRING_END)
             kind = _class_of(token)
-            if kind is None or token.start[0] > len(lines):
+            if depth or kind is None or token.start[0] > len(lines):
                 continue
             first = begins[token.start[0] - 1] + token.start[1]
             last = begins[min(token.end[0], len(lines)) - 1] + token.end[1]
@@ -120,7 +128,8 @@ def token_classes(offsets: Sequence[tuple[int, int]], text: str) -> np.ndarray:
     Parameters
     ----------
     offsets
-        Character span of each token in the response; the end token's is empty.
+        Character span of each token in the response; the end token's is empty, and so are those of the later
+        tokens of a character that takes several.
     text
         The response.
     """
@@ -128,7 +137,8 @@ def token_classes(offsets: Sequence[tuple[int, int]], text: str) -> np.ndarray:
     found = np.empty(len(offsets), dtype=np.int8)
     for index, (start, end) in enumerate(offsets):
         if end <= start:
-            found[index] = _CODE["end"]
+            last = index == len(offsets) - 1 and start == len(text)
+            found[index] = _CODE["end"] if last or not start else of_character[start - 1]
             continue
         piece = text[start:end]
         space = len(piece) - len(piece.lstrip()) if piece.strip() else 0

@@ -105,7 +105,10 @@ def _validation(study: Study) -> tuple[int, int]:
     size = study.validation_examples
     seen = halves * (size // 2) + study.validation_models * size
     seen += sum(round(removals * size * (1 - fraction)) for fraction in study.removal_fractions)
-    runs = halves + study.validation_models + removals * len(study.removal_fractions)
+    # Each group, a difficulty of one of two domains, is removed and doubled; each example is absent once.
+    groups = 2 * 2 * len(study.difficulties) * study.group_seeds
+    seen += groups * size - study.group_seeds * size
+    runs = halves + study.validation_models + groups + removals * len(study.removal_fractions)
     return runs, seen * study.validation_epochs
 
 

@@ -130,8 +130,8 @@ PAIRS = (
 def compared(arms: Sequence[str]) -> list[tuple[str, str]]:
     """Return the pairs of arms that a study compares: each with uniform, and those of :data:`PAIRS`.
 
-    Without uniform every pair is compared. What has exploration comes before what has none, as the paper
-    reports its effect.
+    Without uniform every pair is compared. Uniform comes before ``without_exploration``, as the paper reports
+    the effect of exploration.
     """
     if "uniform" not in arms:
         return [(a, b) for i, b in enumerate(arms) for a in arms[i + 1 :]]

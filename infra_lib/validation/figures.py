@@ -192,7 +192,8 @@ CHANGE_LINES = {"removed": ("#d55e00", "v"), "doubled": ("#0072b2", "^")}
 
 def group_name(domain: object, difficulty: object) -> str:
     """Return how a group of training examples is written."""
-    return f"{style.name_of(domain)} {difficulty}"
+    known = difficulty is not None and difficulty == difficulty  # NaN where the data give no level
+    return f"{style.name_of(domain)} {difficulty:g}" if known else style.name_of(domain)
 
 
 @style.drawn

@@ -35,10 +35,10 @@ class Group:
     domain, difficulty, change
         Which examples, and one of :data:`CHANGES`.
     weights
-        Of the training examples [examples]; zero leaves an example out. Training scales them to mean one,
-        which AdamW does not notice, so the forecast takes them as they are.
+        Of the training examples, mean one over those that are left [examples]; zero leaves an example out.
+        Training scales weights so, and a forecast must: what is doubled takes its share from the others.
     runs
-        One training per seed of the models that were trained on everything.
+        One training for each of the first seeds of the models that were trained on everything.
     """
 
     domain: str
@@ -49,7 +49,7 @@ class Group:
 
 
 def group_runs(bench: Bench) -> list[Group]:
-    """Return every group with every change, and the trainings that they ask for.
+    """Return every group with every change, and the trainings that they ask for (``group_seeds`` each).
 
     A group that is all of the training set is left out: nothing is left without it.
     """
@@ -62,6 +62,7 @@ def group_runs(bench: Bench) -> list[Group]:
         for change, weight in CHANGES.items():
             weights = np.where(members, weight, 1.0)
             kept = np.flatnonzero(weights)
+            weights /= weights[kept].mean()
             runs = tuple(
                 replace(
                     run,
@@ -69,7 +70,7 @@ def group_runs(bench: Bench) -> list[Group]:
                     train=[bench.train[row] for row in kept],
                     weights=weights[kept].tolist() if change == "doubled" else None,
                 )
-                for run in bench.runs
+                for run in bench.runs[: bench.params.group_seeds]
             )
             found.append(Group(domain, difficulty, change, weights, runs))
     return found
@@ -105,8 +106,10 @@ def group_table(
         accuracy_low, accuracy_high (change, over seeds and problems), seeds, responses, n (examples).
     """
     bench = targets.bench
-    before = targets.of_models(tokens)  # [seeds, responses]
-    graded = dict(iter(answers.groupby("arm")))
+    whole = bench.runs[: bench.params.group_seeds]
+    before = targets.of_models(tokens, whole)  # [seeds, responses]
+    asked = answers[answers["seed"].isin([run.seed for run in whole])]
+    graded = dict(iter(asked.groupby("arm")))
     how: dict[str, Any] = {"samples": samples, "confidence": confidence, "seed": seed}
     rows = []
     for group in groups:
@@ -159,12 +162,18 @@ def sign_agreement(
     Returns
     -------
     pandas.DataFrame
-        target, change (each, and all of them), agree (part of the groups whose change of log-likelihood has
-        the sign of the forecast; 0.5 is chance), low, high (bootstrap over groups), clear (the same among
-        groups whose interval excludes zero), n, n_clear, spearman (forecast and change).
+        target, change (each, and ``both``: the effect of more of a group, for which removals count with
+        their sign turned), agree (part of the changes whose log-likelihood has the sign of the forecast),
+        low, high (bootstrap over groups), constant (the same for the best forecast that knows the change and
+        not the group), clear (agreement among changes whose interval excludes zero), n, n_clear, spearman
+        (forecast and outcome).
     """
+    turned = np.where(table["change"] == "removed", -1.0, 1.0)
+    more = table.assign(
+        predicted=table["predicted"] * turned, nats=table["nats"] * turned, up=np.sign(table["nats"])
+    )
     rows = []
-    parts = [*table.groupby(["target", "change"]), *(((t, "both"), p) for t, p in table.groupby("target"))]
+    parts = [*more.groupby(["target", "change"]), *(((t, "both"), p) for t, p in more.groupby("target"))]
     for (target, change), part in parts:
         same = (np.sign(part["predicted"]) == np.sign(part["nats"])).to_numpy(float)
         sure = ((part["low"] > 0) | (part["high"] < 0)).to_numpy()
@@ -174,6 +183,7 @@ def sign_agreement(
         _, draws = crossed_ratios(sums[:1, None], sums[1:, None], samples=samples, seed=seed)
         tail = (1 - confidence) / 2
         low, high = np.quantile(draws[:, 0], [tail, 1 - tail])
+        commonest = [own["up"].value_counts().max() for _, own in part.groupby("change")]
         varied = part["predicted"].nunique() > 1 and part["nats"].nunique() > 1
         ranks = stats.spearmanr(part["predicted"], part["nats"]).statistic if varied else np.nan
         rows.append(
@@ -183,6 +193,7 @@ def sign_agreement(
                 "agree": float(same.mean()),
                 "low": float(low),
                 "high": float(high),
+                "constant": sum(commonest) / len(part),
                 "clear": float(same[sure].mean()) if sure.any() else np.nan,
                 "n": len(part),
                 "n_clear": int(sure.sum()),

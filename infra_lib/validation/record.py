@@ -18,7 +18,7 @@ import pandas as pd
 from infra_lib.checksums import check_record, write_manifest
 from infra_lib.errors import DataError, InfraError, ParameterError
 from infra_lib.files import read_sealed, replace_folder, write_sealed
-from infra_lib.layout import STAGES, damaged_files, read_provenance, stage_folder
+from infra_lib.layout import STAGES, damaged_files, data_digest, read_provenance, stage_folder
 from infra_lib.reading import load_table
 
 STUDY = "full"
@@ -60,8 +60,9 @@ PROVENANCE = (
     "seconds",
     "peak_bytes",
     "summary",
+    "reads",
 )
-"""What is kept of a stage's provenance."""
+"""What is kept of a stage's provenance; beside it stands the digest of its own data (``digest``)."""
 
 READ: Mapping[tuple[str, str], frozenset[str]] = {
     ("05_reweighting_arms", "arms"): frozenset(
@@ -101,7 +102,7 @@ READ: Mapping[tuple[str, str], frozenset[str]] = {
         | {"accuracy_low", "accuracy_high", "seeds", "responses", "n"}
     ),
     ("09_validation", "group_agreement"): frozenset(
-        {"target", "change", "agree", "low", "high", "clear", "n", "n_clear", "spearman"}
+        {"target", "change", "agree", "low", "high", "constant", "clear", "n", "n_clear", "spearman"}
     ),
 }
 """Columns that the page reads: what a record must still have to be shown by this code."""
@@ -154,7 +155,8 @@ def write_record(
     folder
         Of :func:`record_folder`; None is ``records/<study>``.
     stages
-        Which to keep, of :data:`KEPT`; None keeps all of them. Others stay as they are in the record.
+        Which to keep, of :data:`KEPT`; None keeps all of them. Others stay as they are in the record, but
+        for those that were made from another version of what is kept now (:func:`outdated`).
 
     Raises
     ------
@@ -181,10 +183,26 @@ def write_record(
         for name in KEPT[stage]:
             shutil.copy2(own / "data" / f"{name}.parquet", new / stage / f"{name}.parquet")
         found = {key: record[key] for key in PROVENANCE if key in record}
-        write_sealed(new / stage / "provenance.json", found)
+        write_sealed(new / stage / "provenance.json", found | {"digest": data_digest(record)})
+    for stage in outdated(new):
+        shutil.rmtree(new / stage)
     replace_folder(new, folder)
     write_manifest(root / "records")
     return folder
+
+
+def outdated(folder: Path) -> list[str]:
+    """Return the stages of a record that were made from other data than it holds of the stages they read."""
+    records = {
+        stage: read_sealed(folder / stage / "provenance.json") for stage in KEPT if (folder / stage).is_dir()
+    }
+    found: list[str] = []
+    for stage in [name for name in STAGES if name in records]:
+        for needed, digest in records[stage]["reads"].items():
+            if needed in found or (needed in records and records[needed]["digest"] != digest):
+                found.append(stage)
+                break
+    return found
 
 
 class Record:

@@ -199,15 +199,25 @@ def agreement_sentence(frame: pd.DataFrame) -> str:
     Columns as :func:`infra_lib.validation.groups.sign_agreement`.
     """
     lines = []
-    for r in each_row(frame[frame["change"] == "both"]):
+    for target, part in frame.groupby("target", sort=False):
+        rows = {row.change: row for row in each_row(part)}
+        both = rows["both"]
         clear = (
-            f", {r.clear:.0%} of the {r.n_clear} whose interval excludes zero"
-            if r.n_clear
-            else "; no interval excludes zero"
+            f"{both.clear:.0%} of the {both.n_clear} whose interval excludes zero"
+            if both.n_clear
+            else "no interval excludes zero"
+        )
+        ranks = ", ".join(
+            f"{_signed(row.spearman)} for groups {change}" for change, row in rows.items() if change != "both"
         )
         lines.append(
-            f"<p>On {escape(name_of(r.target))} the forecast has the sign of the outcome in "
-            f"<strong>{r.agree:.0%}</strong> [{r.low:.0%}, {r.high:.0%}] of {r.n} changes{clear}; "
-            f"rank correlation {r.spearman:.2f}.</p>".replace("-0.", "−0.")
+            f"<p>On {escape(name_of(target))} the forecast has the sign of the outcome in "
+            f"<strong>{both.agree:.0%}</strong> [{both.low:.0%}, {both.high:.0%}] of {both.n} changes "
+            f"({clear}); a forecast that is the same for all groups reaches {both.constant:.0%}. Rank "
+            f"correlation of forecast and outcome: {ranks}.</p>"
         )
     return "\n".join(lines) + "\n"
+
+
+def _signed(value: float) -> str:
+    return "not defined" if pd.isna(value) else f"{value:+.2f}".replace("-", "−")

@@ -57,13 +57,39 @@ LABELLED = [
     ("step", "Since 7 is prime, it divides one of the factors."),
     ("step", "That is right above the diagonal."),
     ("step", "Now 3 + 4 = 7."),
+    # What looks like another kind and is not.
+    ("conclusion", "Hmm, so the answer is \\boxed{12}."),
+    ("conclusion", "Wait, so the final answer is 12."),
+    ("check", "Let me check whether the answer is 5."),
+    ("setup", "We need to write a function to check whether n is prime."),
+    ("step", "First check if n is even."),
+    ("step", "To check divisibility by 3, sum the digits."),
+    ("step", "We should check each neighbor and push it to the queue."),
+    ("step", "Checkerboard colouring gives 32."),
+    ("step", "Wait times are 5 minutes each."),
+    ("step", "Another solution is x = -2."),
+    ("step", "He took another route home."),
+    ("step", "Another method is `append`."),
+    ("step", "Then multiply both sides by 2."),
+    ("step", "Then 3 × 4 is 12."),
+    ("step", "Now $\\frac{3}{4}$ of 12 remain."),
+    # Exploration in the dress of Markdown.
+    ("check", "**Check:** 3+4=7"),
+    ("check", "- Wait, that seems off."),
+    ("check", "1. Verify the base case."),
+    ("check", "**Verification**"),
+    ("check", "So wait, 3."),
+    ("check", "Actually, let me recompute this."),
+    ("check", "Let me test with the first example."),
+    ("check", "Let's test the code with the sample input."),
+    ("alternative", "Let me try another method."),
 ]
 
 
 @pytest.mark.parametrize(("kind", "sentence"), LABELLED)
 def test_hand_labelled_sentences_have_their_kind(kind: str, sentence: str) -> None:
     assert kind_of(sentence) == kind
-    assert kind_of(f"  {sentence.upper()}\n") == kind, "case and white space do not count"
+    assert kind_of(f"  {sentence.capitalize()}\n") == kind, "case and white space do not count"
 
 
 def test_the_labels_cover_every_kind() -> None:
@@ -101,6 +127,6 @@ def test_what_is_not_labelled_is_not_counted() -> None:
     assert agreement([Example("a", "math", "p", "Wait. Go.")]).empty
 
 
-def test_a_long_sentence_takes_no_time() -> None:
-    assert kind_of("wait " * 400_000 + "maybe") == "check"
-    assert kind_of("let me " * 400_000) == STEP
+def test_only_the_beginning_of_a_long_sentence_counts() -> None:
+    assert kind_of("It goes on " + "and on " * 10 + "until we find another way.") == "alternative"
+    assert kind_of("It goes on " + "and on " * 200 + "until we find another way.") == STEP

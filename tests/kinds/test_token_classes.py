@@ -70,6 +70,13 @@ def test_pieces_of_a_response_have_their_class(pieces, expected) -> None:
         ("Wait, stop", "Wait", "logic connector"),
         ("if it is", "if", "other"),
         ("naïve", "naïve", "other"),
+        ("so x-y is 3", "-", "operator"),
+        ("- item", "-", "other"),
+        ("  - item", "-", "other"),
+        ("a **bold** word", "**", "other"),
+        ("<think>so", "<", "other"),
+        ("2 ** 3", "**", "other"),
+        ("2 * 3", "*", "operator"),
     ],
 )
 def test_prose(text: str, piece: str, expected: str) -> None:
@@ -93,6 +100,25 @@ def test_what_is_no_python_is_sorted_all_the_same(body: str) -> None:
     found = character_classes(text)
     assert len(found) == len(text)
     assert CLASSES[found[0]] == CLASSES[found[-1]] == "logic connector"
+
+
+def test_later_tokens_of_one_character_are_no_end() -> None:
+    offsets = [(0, 2), (2, 3), (3, 3), (3, 3), (3, 4), (4, 4)]
+    assert [CLASSES[k] for k in token_classes(offsets, "so🙂7")] == [
+        "logic connector",
+        *["other"] * 3,
+        "number",
+        "end",
+    ]
+
+
+def test_other_ends_of_lines_do_not_shift_a_program() -> None:
+    text = "```python\ns = 'a\u2028b\x0cc'\nreturn s\n```"
+    assert classes_of(text, "return", " s") == ["structural syntax", "name"]
+
+
+def test_a_formatted_string_is_a_string() -> None:
+    assert classes_of("```python\nx = f'{y + 1}'\n```", "f'{", "y", "+", "1") == ["other"] * 4
 
 
 def test_a_block_in_another_language_is_no_python() -> None:

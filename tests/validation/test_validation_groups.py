@@ -32,7 +32,7 @@ def bench(tmp_path: Path) -> Bench:
     runs = tuple(
         Run("validation", 0, seed, tmp_path, train, (), FinetuneConfig(), tmp_path) for seed in (0, 1)
     )
-    return Bench(SimpleNamespace(), train, (), runs, tmp_path)
+    return Bench(SimpleNamespace(group_seeds=2), train, (), runs, tmp_path)
 
 
 def test_each_group_is_removed_and_doubled_with_the_seeds_of_the_whole(bench) -> None:
@@ -53,9 +53,14 @@ def test_each_group_is_removed_and_doubled_with_the_seeds_of_the_whole(bench) ->
                 assert group.weights[~np.array(members)] == pytest.approx(1)
             else:
                 assert tuple(run.train) == bench.train
-                assert run.weights == pytest.approx(np.where(members, 2, 1))
+                assert run.weights == pytest.approx(np.where(members, 2, 1) / 1.25)
                 assert run.weights == pytest.approx(group.weights)
     assert len({run.arm for group in found for run in group.runs}) == len(found)
+
+
+def test_fewer_seeds_are_the_first_ones(bench) -> None:
+    one = Bench(SimpleNamespace(group_seeds=1), bench.train, (), bench.runs, bench.folder)
+    assert {run.seed for group in groups.group_runs(one) for run in group.runs} == {0}
 
 
 def test_a_group_that_is_everything_is_left_out(bench) -> None:
@@ -68,8 +73,8 @@ def made_up(bench: Bench, effect: float) -> SimpleNamespace:
     responses = 6
     before = np.zeros((2, responses))
 
-    def of_models(tokens, runs=None):
-        if runs is None:
+    def of_models(tokens, runs):
+        if tuple(runs) == bench.runs:
             return before
         group = next(g for g in groups.group_runs(bench) if g.runs[0].arm == runs[0].arm)
         noise = np.random.default_rng(0).normal(0, 1e-3, before.shape)
@@ -137,19 +142,41 @@ def test_the_outcome_stands_beside_the_forecast(bench, effect: float) -> None:
         assert len(draw(found).axes) == 2
 
 
-def test_agreement_is_counted_and_its_interval_draws_groups() -> None:
+def outcomes(predicted, nats) -> pd.DataFrame:
+    """Return eight groups, removed and doubled, whose doubling does and is forecast to do what is given."""
     rows = [
-        {"target": "math", "domain": "math", "difficulty": k, "change": change, "predicted": 1.0}
-        | {"nats": 1.0 if k < 6 else -1.0, "low": -2.0, "high": 2.0}
+        {"target": "math", "domain": "math", "difficulty": k, "change": change}
+        | {"predicted": sign * predicted(k), "nats": sign * nats(k), "low": -2.0, "high": 2.0}
         for k in range(8)
-        for change in groups.CHANGES
+        for change, sign in (("removed", -1), ("doubled", 1))
     ]
-    found = groups.sign_agreement(pd.DataFrame(rows), samples=2000).set_index("change")
+    return pd.DataFrame(rows)
+
+
+def test_agreement_is_counted_and_its_interval_draws_groups() -> None:
+    table = outcomes(lambda k: 1.0, lambda k: 1.0 if k < 6 else -1.0)
+    found = groups.sign_agreement(table, samples=2000).set_index("change")
     assert found["agree"].tolist() == [0.75] * 3
+    assert found["constant"].tolist() == [0.75] * 3, "a forecast that is the same for all knows no more"
     assert found.loc["both", "n"] == 16
     # Both changes of a group come and go together: sixteen rows are no better than eight.
     assert found.loc["both", "low"] == pytest.approx(found.loc["removed", "low"])
     assert found.loc["both", "low"] < 0.55
-    assert np.isnan(found.loc["both", "clear"])
+    assert found["clear"].isna().all()
+    assert found["spearman"].isna().loc["removed"]
     sentence = tables.agreement_sentence(found.reset_index())
     assert "no interval excludes zero" in sentence
+    assert "reaches 75%" in sentence
+    assert "not defined for groups removed" in sentence
+
+
+def test_ranks_in_reverse_are_no_agreement_even_where_all_signs_are_right() -> None:
+    found = groups.sign_agreement(outcomes(lambda k: 1.0 + k, lambda k: 9.0 - k), samples=100)
+    assert found["spearman"].tolist() == pytest.approx([-1.0] * 3)
+    assert found["agree"].tolist() == found["constant"].tolist() == [1.0] * 3
+
+
+def test_a_constant_forecast_is_judged_by_change() -> None:
+    found = groups.sign_agreement(outcomes(lambda k: (-1.0) ** k, lambda k: (-1.0) ** k), samples=100)
+    assert found["agree"].tolist() == [1.0] * 3
+    assert found["constant"].tolist() == [0.5] * 3

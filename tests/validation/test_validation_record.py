@@ -12,7 +12,7 @@ from infra_lib.claims import measure_claims
 from infra_lib.cli import app
 from infra_lib.errors import DataError, InfraError, ParameterError
 from infra_lib.files import read_sealed, write_sealed
-from infra_lib.layout import stage_folder
+from infra_lib.layout import data_digest, stage_folder
 from infra_lib.markup import active_markup
 from infra_lib.study import VALIDATION_METHODS
 from infra_lib.validation import record, record_pages, tables
@@ -100,9 +100,10 @@ FRAMES = {
     ),
     "group_agreement": pd.DataFrame(
         [
-            {"target": target, "change": "both", "agree": 0.7, "low": 0.5, "high": 0.9, "clear": 0.8}
-            | {"n": 8, "n_clear": 5, "spearman": 0.6}
+            {"target": target, "change": change, "agree": 0.7, "low": 0.5, "high": 0.9, "clear": 0.8}
+            | {"constant": 0.6, "n": 8, "n_clear": 5, "spearman": 0.6}
             for target in ("math", "code")
+            for change in ("removed", "doubled", "both")
         ]
     ),
     "claims": measure_claims({}),
@@ -138,7 +139,7 @@ def project(tmp_path):
     return tmp_path
 
 
-def _close(folder, stage, commit) -> None:
+def _close(folder, stage, commit, reads=None) -> None:
     (folder / "provenance.json").unlink(missing_ok=True)
     provenance = {
         "stage": stage,
@@ -149,6 +150,7 @@ def _close(folder, stage, commit) -> None:
         "started": "2030-01-02T03:04:05",
         "seconds": 1800.0,
         "summary": [],
+        "reads": reads or {},
         "files": folder_digests(folder),
     }
     write_sealed(folder / "provenance.json", provenance)
@@ -198,6 +200,25 @@ def test_a_long_study_is_recorded_in_parts(project) -> None:
     record.write_record(project, stages=later)
     assert record_pages.fragments(project, project / "results")["full"] != record_pages.ABSENT_PART
     assert {path: path.read_bytes() for path in before} == before, "what was recorded stays"
+
+
+def test_what_was_made_from_other_data_leaves_the_record(project) -> None:
+    def close(stage: str, **reads) -> dict:
+        folder = stage_folder("full", stage, project)
+        _close(folder, stage, "0123456789abcdef", reads)
+        return read_sealed(folder / "provenance.json")
+
+    first = close("03_finetune_evaluate")
+    arms = close("05_reweighting_arms", **{"03_finetune_evaluate": data_digest(first)})
+    close("06_summary", **{"05_reweighting_arms": data_digest(arms)})
+    folder = record.write_record(project)
+    assert record.outdated(folder) == []
+    table = stage_folder("full", "03_finetune_evaluate", project) / "data" / "accuracy.parquet"
+    pd.DataFrame({"x": [2]}).to_parquet(table)
+    close("03_finetune_evaluate")
+    record.write_record(project, stages=["03_finetune_evaluate"])
+    left = {path.name for path in folder.iterdir()}
+    assert left == {"03_finetune_evaluate", "04_example_influence", "09_validation"}
 
 
 def test_what_is_not_recorded_is_named() -> None:
