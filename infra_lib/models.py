@@ -458,21 +458,8 @@ def _pad(rows: Sequence[Encoded], indices: tuple[int, ...], pad_id: int, side: s
     return Batch(input_ids, attention, loss_mask, positions, predicting, indices)
 
 
-def count_response_tokens(
-    tokenizer: Any, examples: Sequence[Example], *, max_tokens: int | None = None
-) -> Mapping[str, int]:
-    """Return the number of response tokens of each example, by id, without the end token.
-
-    Parameters
-    ----------
-    max_tokens
-        Longest sequence; what is cut off in training does not count.
-    """
-    if max_tokens is not None:
-        return {
-            example.id: encode(tokenizer, example, end_token=False, max_tokens=max_tokens).n_tokens
-            for example in examples
-        }
+def count_response_tokens(tokenizer: Any, examples: Sequence[Example]) -> Mapping[str, int]:
+    """Return the number of response tokens of each example, by id."""
     texts = [example.response for example in examples]
     rows = tokenizer(texts, add_special_tokens=False).input_ids if texts else []
     return {example.id: len(row) for example, row in zip(examples, rows, strict=True)}

@@ -39,8 +39,8 @@ from infra_lib import figures, tables
 from infra_lib.attributes import compare_arms
 from infra_lib.examples import from_frame
 from infra_lib.experiment import Run, run_all
-from infra_lib.models import count_response_tokens, load_tokenizer
-from infra_lib.reweight.study_arms import compared, composition_of, study_arm
+from infra_lib.models import load_tokenizer
+from infra_lib.reweight.study_arms import compared, composition_of, response_tokens, study_arm
 from infra_lib.stage import open_stage
 from infra_lib.statistics import accuracy_by_group
 
@@ -63,9 +63,8 @@ train = from_frame(stage.read_table("01_data", "train"))
 pool = from_frame(stage.read_table("01_data", "swap_pool"))
 test = from_frame(stage.read_table("01_data", "test"))
 bases = {seed: params.base_of(seed, stage.root) for seed in params.base_seeds}
-tokenized = partial(
-    count_response_tokens, load_tokenizer(bases[params.base_seeds[0]]), max_tokens=params.max_tokens
-)
+tokenizer = load_tokenizer(bases[params.base_seeds[0]])
+tokenized = partial(response_tokens, tokenizer, max_tokens=params.max_tokens)
 scores = stage.read_table("04_example_influence", "scores")
 built = {
     name: study_arm(name, params, train, pool, tokenized=tokenized, scores=scores) for name in params.arms

@@ -10,12 +10,14 @@ from infra_lib.errors import ParameterError
 from infra_lib.figures import arms as draw_arms
 from infra_lib.figures import effects, paired_differences
 from infra_lib.kinds.sentences import EXPLORATORY, with_kinds
+from infra_lib.models import load_tokenizer
 from infra_lib.reweight.study_arms import (
     PAIRS,
     STUDY_ARMS,
     check_arms,
     compared,
     composition_of,
+    response_tokens,
     study_arm,
 )
 from infra_lib.sources.small_world import SplitSizes, make_splits
@@ -151,3 +153,14 @@ def test_one_arm_alone_has_nothing_to_compare() -> None:
     assert alone.empty
     assert "nothing to compare" in differences_table(alone)
     assert "not measured" in paired_differences(alone).axes[0].texts[0].get_text()
+
+
+def test_what_is_cut_off_in_training_does_not_count(root, splits) -> None:
+    tokenizer = load_tokenizer(root / "records" / "base" / "seed0")
+    examples = list(splits.train[:20])
+    whole = response_tokens(tokenizer, examples)
+    assert response_tokens(tokenizer, examples, max_tokens=10_000) == whole
+    prompt = {ex.id: len(tokenizer(ex.prompt).input_ids) for ex in examples}
+    short = response_tokens(tokenizer, examples, max_tokens=120)
+    assert short == {name: min(count, 120 - prompt[name]) for name, count in whole.items()}
+    assert short != whole

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 import pandas as pd
 
 from infra_lib.errors import ParameterError
 from infra_lib.examples import Example
 from infra_lib.kinds.removal import with_fewer_tokens, without_exploration
+from infra_lib.models import count_response_tokens, encode
 from infra_lib.reweight.arms import ARMS, Arm, build_arm
 from infra_lib.reweight.guided import GUIDED, guided_arm
 from infra_lib.study import Study, StudyArm
@@ -95,6 +96,22 @@ def study_arm(
         seed=study.seed,
     )
     return replace(arm, name=name)
+
+
+def response_tokens(
+    tokenizer: Any, examples: Sequence[Example], *, max_tokens: int | None = None
+) -> Mapping[str, int]:
+    """Return the number of response tokens of each example, by id, without the end token.
+
+    Parameters
+    ----------
+    max_tokens
+        Longest sequence; what is cut off in training does not count.
+    """
+    if max_tokens is None:
+        return count_response_tokens(tokenizer, examples)
+    cut: dict[str, Any] = {"end_token": False, "max_tokens": max_tokens}
+    return {example.id: encode(tokenizer, example, **cut).n_tokens for example in examples}
 
 
 def check_arms(study: Study, train: Sequence[Example], pool: Sequence[Example]) -> None:
