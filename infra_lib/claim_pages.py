@@ -14,6 +14,7 @@ from infra_lib import tables
 from infra_lib.claims import count_verdicts
 from infra_lib.frames import rows as each_row
 from infra_lib.paper import load_paper, mark_says
+from infra_lib.style import UNITS
 
 MEASURED_AS = {
     "AIME24": "math",
@@ -55,10 +56,8 @@ def fragments(claims: pd.DataFrame, arms: pd.DataFrame, records: Mapping[str, An
 
 def origins(records: Mapping[str, Any]) -> dict[str, str]:
     """Return where effects come from, by their unit: accuracies from the arms, scores from influence."""
-    return {
-        "accuracy": provenance_line(records, "05_reweighting_arms"),
-        "sd": provenance_line(records, "04_example_influence"),
-    }
+    stages = {unit: "05_reweighting_arms" if unit == "accuracy" else "04_example_influence" for unit in UNITS}
+    return {unit: provenance_line(records, stage) for unit, stage in stages.items()}
 
 
 def provenance_line(records: Mapping[str, Any], stage: str) -> str:

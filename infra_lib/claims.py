@@ -71,6 +71,9 @@ _KEYS = {
 }
 """Columns that find a test's row among the measurements of its effect."""
 
+_UNITS = {"arms": "accuracy", "sentences": "sd of sentences", "tokens": "sd of tokens"}
+"""Units of effects; those of examples are in standard deviations of examples (``sd``)."""
+
 
 def _measurement(test: Mapping[str, Any], measured: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     frame = measured.get(test["effect"])
@@ -88,7 +91,7 @@ def _measurement(test: Mapping[str, Any], measured: Mapping[str, pd.DataFrame]) 
         "mean": float(row["mean"] if "mean" in found.columns else row["difference"]),
         "low": float(row["low"]),
         "high": float(row["high"]),
-        "unit": "accuracy" if arms else "sd",
+        "unit": _UNITS.get(test["effect"], "sd"),
         "digits": 3 if arms else 2,
         "runs": int(row["runs"]),
         "n": sum(counts),

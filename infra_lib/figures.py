@@ -252,7 +252,11 @@ def verdicts(frame: pd.DataFrame) -> Figure:
     units = list(dict.fromkeys(frame["unit"]))
     counts = [int((frame["unit"] == unit).sum()) for unit in units] or [1]
     figure, panels = plt.subplots(
-        len(counts), 1, figsize=(5.3, 1.3 + 0.33 * sum(counts)), squeeze=False, height_ratios=counts
+        len(counts),
+        1,
+        figsize=(5.3, 0.5 + 0.4 * len(counts) + 0.33 * sum(counts)),
+        squeeze=False,
+        height_ratios=counts,
     )
     for axes, unit in zip(panels[:, 0], units, strict=False):
         part = frame[frame["unit"] == unit].reset_index(drop=True)

@@ -58,7 +58,12 @@ ARM_MARKERS = {
 """An arm that is matched in tokens has the colour of the one matched in examples, and another marker."""
 VERDICT_COLOURS = {"reproduced": "#009e73", "not reproduced": "#cc3d6b", "undecided": "#8a8f96"}
 VERDICT_MARKERS = {"reproduced": "o", "not reproduced": "X", "undecided": "D"}
-UNITS = {"sd": "influence (standard deviations)", "accuracy": "difference in accuracy"}
+UNITS = {
+    "sd": "influence (standard deviations of examples)",
+    "sd of sentences": "influence (standard deviations of sentences)",
+    "sd of tokens": "influence (standard deviations of tokens)",
+    "accuracy": "difference in accuracy",
+}
 DIVERGING = "PuOr_r"
 """Colour map for signed values: orange helps, purple hinders, both darker with size."""
 

@@ -297,7 +297,6 @@ if on:
     agreement = groups.sign_agreement(outcome, **intervals)
     stage.write_table("groups", outcome)
     stage.write_table("group_agreement", agreement)
-    stage.write_fragment("groups", tables.groups_table(outcome))
     shown = stage.write_figure(
         "groups",
         figures.groups(outcome),
@@ -324,6 +323,9 @@ shown
 
 # %%
 stage.write_fragment("group_agreement", tables.agreement_sentence(agreement) if on else tables.NOT_RUN)
+
+# %%
+stage.write_fragment("groups", tables.groups_table(outcome) if on else tables.NOT_RUN)
 
 # %% [markdown]
 # ## Do rankings survive another seed?

@@ -133,7 +133,7 @@ def means(
     by = ["target", "domain", *(["reading"] if "reading" in sums else [])]
     rows = []
     for group, part in sums.groupby(by, sort=True):
-        kinds = [name for name in (*KINDS, *CLASSES) if (part[column] == name).any()]
+        kinds = _in_order(part[column])
         ids = list(dict.fromkeys(part["id"]))
         own = {name: _cube(part, column, kinds, ids, name) for name in ("total", "count")}
         # First each kind by itself, then all others beside each.
@@ -160,6 +160,12 @@ def means(
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _in_order(names: pd.Series) -> list[str]:
+    """Return the names that occur: known kinds and classes in the order of tables, then others."""
+    known, found = [*KINDS, *CLASSES], set(names)
+    return [name for name in known if name in found] + sorted(found - set(known))
 
 
 def _cube(part: pd.DataFrame, column: str, kinds: list[str], ids: list[str], value: str) -> np.ndarray:

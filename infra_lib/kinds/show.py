@@ -63,18 +63,14 @@ def token_table(frame: pd.DataFrame) -> str:
     rows = []
     for domain, kind in dict.fromkeys((d, c) for d, c, _ in cells):
         found = [cells[domain, kind, reading] for reading in READING_NAMES]
-        shown = [interval(c["mean"], c["low"], c["high"], digits=3, signed=True) for c in found]
-        apart = [
-            interval(c["difference"], c["difference_low"], c["difference_high"], digits=3, signed=True)
+        shown = [
+            f"{interval(c['mean'], c['low'], c['high'], digits=3, signed=True)}<br><small>minus all others "
+            f"{interval(c['difference'], c['difference_low'], c['difference_high'], digits=3, signed=True)}"
+            "</small>"
             for c in found
         ]
-        rows.append([f"{escape(kind)}, {named(domain)}", *shown, *apart, f"{found[0]['pieces']:,}"])
-    headers = [
-        "tokens",
-        *(f"mean, {name} (sd)" for name in READING_NAMES.values()),
-        *(f"minus all others, {name} (sd)" for name in READING_NAMES.values()),
-        "tokens, n",
-    ]
+        rows.append([f"{escape(kind)}, {named(domain)}", *shown, f"{found[0]['pieces']:,}"])
+    headers = ["tokens", *(f"mean, {name} (sd)" for name in READING_NAMES.values()), "tokens, n"]
     return html_table(headers, rows, left=1, label="Mean influence by class of token", stacked=True)
 
 

@@ -87,7 +87,7 @@ def _claims(record: Record, results: Path) -> str:
         "/claims",
     )
     origin = f"recorded: {_title(record, ['06_summary'])}"
-    origins = dict.fromkeys(("accuracy", "sd"), origin)
+    origins = dict.fromkeys(style.UNITS, origin)
     return f"{drawing}\n\n{study_tables.claims_table(claims, origins)}"
 
 

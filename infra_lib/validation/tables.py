@@ -179,14 +179,14 @@ def groups_table(frame: pd.DataFrame) -> str:
             f"on {escape(name_of(r.target))}",
             interval(r.nats, r.low, r.high, digits=2, signed=True),
             interval(r.accuracy, r.accuracy_low, r.accuracy_high, signed=True),
-            f"{r.predicted:+.3g}".replace("-", "−"),
+            (f"{r.predicted:+,.0f}" if abs(r.predicted) >= 100 else f"{r.predicted:+.3g}").replace("-", "−"),
         ]
         for r in each_row(frame)
     ]
     headers = ["group", "target", "log-likelihood, nats", "accuracy", "forecast"]
     first = frame.iloc[0]
     note = (
-        f'<p class="table-note">Each row rests on {first["seeds"]} retrainings and {first["responses"]} '
+        f'<p class="table-note">Each row rests on {first["seeds"]} retraining(s) and {first["responses"]} '
         "target responses; the forecast is in the scores' units.</p>\n"
     )
     table = html_table(headers, rows, left=2, label="Groups removed and doubled", stacked=True)

@@ -133,6 +133,11 @@ def test_exploratory_kinds_are_one() -> None:
     assert set(found["kind"]) == {"exploratory", "step"}
     assert found["total"].sum() == pytest.approx(frame["total"].sum())
     assert not found.duplicated(["base_seed", "id", "kind"]).any()
+    means = influence.means(found, "kind", samples=200).set_index("kind")
+    own = found.groupby("kind")[["total", "count"]].sum()
+    assert list(means.index) == ["step", "exploratory"]
+    ratio = own["total"] / own["count"]
+    assert means.loc["exploratory", "difference"] == pytest.approx(ratio["exploratory"] - ratio["step"])
 
 
 def test_ratios_with_equal_counts_are_the_crossed_bootstrap() -> None:
