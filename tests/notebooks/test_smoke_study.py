@@ -39,12 +39,33 @@ def test_every_stage_ran_and_left_provenance_and_a_notebook(smoke) -> None:
 
 def test_results_are_complete_and_consistent(smoke) -> None:
     answers = pd.read_parquet(smoke.stage("05_reweighting_arms") / "data" / "answers.parquet")
-    assert answers.groupby(["arm", "base_seed", "seed"]).size().tolist() == [20] * 6
+    assert answers.groupby(["arm", "base_seed", "seed"]).size().tolist() == [20] * 8
     scores = pd.read_parquet(smoke.stage("04_example_influence") / "data" / "scores.parquet")
     assert scores.groupby(["base_seed", "target"]).size().tolist() == [60] * 4
     assert scores["score"].notna().all()
     claims = pd.read_parquet(smoke.stage("06_summary") / "data" / "claims.parquet")
-    assert (claims["verdict"] == "not measured").sum() == 4
+    assert set(claims["claim"]) == {"1", "2", "3", "4", "5"}
+    assert "not measured" not in set(claims["verdict"])
+
+
+def test_sentences_and_tokens_add_up_to_the_examples(smoke) -> None:
+    data = smoke.stage("04_example_influence") / "data"
+    scores = pd.read_parquet(data / "scores.parquet").set_index(["base_seed", "target", "id"])["score"]
+    tokens = pd.read_parquet(data / "token_sums.parquet")
+    loss = tokens[tokens["reading"] == "loss"]
+    for sums in (pd.read_parquet(data / "sentence_sums.parquet"), loss):
+        # Each is in its own standard deviations: the ratio to the examples' scores is one number.
+        totals = sums.groupby(["base_seed", "target", "id"])["total"].sum()
+        for key, part in totals.groupby(["base_seed", "target"]):
+            own = scores.loc[key]
+            factor = (part.droplevel([0, 1]) @ own) / (own @ own)
+            assert factor > 0
+            assert (part.droplevel([0, 1]) - factor * own).abs().max() < 1e-4 * part.abs().max()
+    counted = loss.groupby(["base_seed", "target"])["count"].sum()
+    n_tokens = pd.read_parquet(data / "scores.parquet").groupby(["base_seed", "target"])["n_tokens"].sum()
+    assert (counted == n_tokens).all()
+    rules = pd.read_parquet(data / "sentence_rules.parquet")
+    assert rules.loc[rules["label"] == rules["kind"], "n"].sum() / rules["n"].sum() > 0.99
 
 
 def test_method_page_has_every_method_and_its_checks_hold(smoke) -> None:
@@ -100,6 +121,10 @@ def test_validation_judges_every_method_by_real_retrainings(smoke) -> None:
     assert len(kept) == 6 + 3 + 5
     assert all(is_intact(path) for path in kept)
     assert not list(smoke.stage("runs").glob("retrained/*.model"))
+    groups = pd.read_parquet(data / "groups.parquet")
+    assert groups.groupby(["change", "target"]).size().tolist() == [10] * 4
+    assert groups[["predicted", "nats", "accuracy"]].notna().all(axis=None)
+    assert set(groups["seeds"]) == {1}
 
 
 def test_uniform_runs_are_shared_between_notebooks(smoke) -> None:
@@ -124,6 +149,7 @@ def test_a_changed_parameter_runs_only_what_depends_on_it(smoke) -> None:
     assert done.returncode == 0, done.stderr
     assert ran(done.stdout) == {
         "04_example_influence",
+        "05_reweighting_arms",
         "06_summary",
         "07_method",
         "08_explorer",
@@ -133,6 +159,7 @@ def test_a_changed_parameter_runs_only_what_depends_on_it(smoke) -> None:
     back = smoke.infra("run", "--study", "smoke")
     assert ran(back.stdout) == {
         "04_example_influence",
+        "05_reweighting_arms",
         "06_summary",
         "07_method",
         "08_explorer",
