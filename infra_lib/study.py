@@ -229,6 +229,9 @@ class Study(BaseModel):
     removal_seeds: int = Field(1, ge=1, le=100, description="a whole number from 1 to 100")
     removal_draws: int = Field(2, ge=0, le=100, description="a whole number from 0 to 100")
 
+    group_levels: list[Level] = Field(
+        [1, 2, 3, 4, 5], description="a list of distinct whole numbers from 1 to 5; may be empty"
+    )
     group_seeds: int = Field(
         1, ge=1, le=100, description="a whole number, 1 or more, at most validation_models"
     )
@@ -276,6 +279,7 @@ class Study(BaseModel):
             "validation_refine_dampings",
             "removal_methods",
             "removal_fractions",
+            "group_levels",
             "arms",
         ):
             value = getattr(self, name)

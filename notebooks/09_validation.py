@@ -36,6 +36,7 @@ removal_methods: list = ["ekfac", "gradcos"]  # methods whose extremes are remov
 removal_fractions: list = [0.2]  # parts of the examples that are removed
 removal_seeds: int = 1  # retrainings of each removal
 removal_draws: int = 2  # random removals beside them
+group_levels: list = [1, 2, 3, 4, 5]  # difficulties of the groups that are removed and doubled
 group_seeds: int = 1  # retrainings of each group that is removed or doubled
 damping: float = 0.1  # damping at which targets are compared
 factor_labels: str = "sampled"  # labels of the Fisher factors: sampled (true Fisher) or empirical
@@ -280,8 +281,9 @@ shown
 # steps; what is doubled takes its weight from the other examples.
 
 # %%
-if on:
-    changed = groups.group_runs(setting)
+changed = groups.group_runs(setting) if on else []
+no_groups = tables.NO_GROUPS if on else tables.NOT_RUN
+if changed:
     forecast = keys.get("ekfac", next(iter(keys.values())))
     print(f"forecast by {figures.METHOD_NAMES[forecast[0]]}, damping {forecast[1]}")
     retrained = run_all([run for group in changed for run in group.runs], processes=params.processes)
@@ -305,11 +307,11 @@ if on:
         caption=f"Change of the target after a group of training examples was removed or doubled; {params.group_seeds} retraining(s) each, {params.confidence:.0%} intervals over retrainings and responses.",
     )
 else:
-    shown = stage.write_fragment("groups", tables.NOT_RUN)
+    shown = stage.write_fragment("groups", no_groups)
 shown
 
 # %%
-if on:
+if changed:
     shown = stage.write_figure(
         "forecasts",
         figures.forecasts(outcome),
@@ -318,14 +320,14 @@ if on:
         caption=f"Outcome of each change against its forecast by {figures.METHOD_NAMES[forecast[0]]}, with {params.confidence:.0%} intervals.",
     )
 else:
-    shown = stage.write_fragment("forecasts", tables.NOT_RUN)
+    shown = stage.write_fragment("forecasts", no_groups)
 shown
 
 # %%
-stage.write_fragment("group_agreement", tables.agreement_sentence(agreement) if on else tables.NOT_RUN)
+stage.write_fragment("group_agreement", tables.agreement_sentence(agreement) if changed else no_groups)
 
 # %%
-stage.write_fragment("groups", tables.groups_table(outcome) if on else tables.NOT_RUN)
+stage.write_fragment("groups", tables.groups_table(outcome) if changed else no_groups)
 
 # %% [markdown]
 # ## Do rankings survive another seed?

@@ -105,9 +105,10 @@ def _validation(study: Study) -> tuple[int, int]:
     size = study.validation_examples
     seen = halves * (size // 2) + study.validation_models * size
     seen += sum(round(removals * size * (1 - fraction)) for fraction in study.removal_fractions)
-    # Each group, a difficulty of one of two domains, is removed and doubled; each example is absent once.
-    groups = 2 * 2 * len(study.difficulties) * study.group_seeds
-    seen += groups * size - study.group_seeds * size
+    # Each group, a difficulty of one of two domains, is removed and doubled; its examples are absent once.
+    levels = set(study.difficulties) & set(study.group_levels)
+    groups = 2 * 2 * len(levels) * study.group_seeds
+    seen += groups * size - study.group_seeds * size * len(levels) // len(study.difficulties)
     runs = halves + study.validation_models + groups + removals * len(study.removal_fractions)
     return runs, seen * study.validation_epochs
 

@@ -51,13 +51,15 @@ class Group:
 def group_runs(bench: Bench) -> list[Group]:
     """Return every group with every change, and the trainings that they ask for (``group_seeds`` each).
 
-    A group that is all of the training set is left out: nothing is left without it.
+    Groups are those of the levels that the study names, and examples without a level. A group that is all
+    of the training set is left out: nothing is left without it.
     """
+    levels = bench.params.group_levels
     keys = [(example.domain, example.difficulty) for example in bench.train]
     found = []
     for domain, difficulty in sorted(set(keys), key=lambda key: (key[0] != "math", key[0], key[1] or 0)):
         members = np.array([key == (domain, difficulty) for key in keys])
-        if members.all():
+        if members.all() or (difficulty is not None and difficulty not in levels):
             continue
         for change, weight in CHANGES.items():
             weights = np.where(members, weight, 1.0)

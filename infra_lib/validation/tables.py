@@ -12,6 +12,7 @@ from infra_lib.validation.figures import METHOD_NAMES, group_name, in_order
 from infra_lib.validation.report import MEAN
 
 NOT_RUN = "This study leaves the validation out (<code>validation_subsets: 0</code>)."
+NO_GROUPS = "This study retrains no group of examples (<code>group_levels: []</code>)."
 GOAL = 0.5
 """LDS that EK-FAC, or its best refinement, was to reach."""
 

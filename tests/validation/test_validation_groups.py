@@ -32,7 +32,7 @@ def bench(tmp_path: Path) -> Bench:
     runs = tuple(
         Run("validation", 0, seed, tmp_path, train, (), FinetuneConfig(), tmp_path) for seed in (0, 1)
     )
-    return Bench(SimpleNamespace(group_seeds=2), train, (), runs, tmp_path)
+    return Bench(SimpleNamespace(group_seeds=2, group_levels=[1, 2]), train, (), runs, tmp_path)
 
 
 def test_each_group_is_removed_and_doubled_with_the_seeds_of_the_whole(bench) -> None:
@@ -58,9 +58,10 @@ def test_each_group_is_removed_and_doubled_with_the_seeds_of_the_whole(bench) ->
     assert len({run.arm for group in found for run in group.runs}) == len(found)
 
 
-def test_fewer_seeds_are_the_first_ones(bench) -> None:
-    one = Bench(SimpleNamespace(group_seeds=1), bench.train, (), bench.runs, bench.folder)
+def test_fewer_seeds_are_the_first_ones_and_fewer_levels_those_that_are_named(bench) -> None:
+    one = Bench(SimpleNamespace(group_seeds=1, group_levels=[2]), bench.train, (), bench.runs, bench.folder)
     assert {run.seed for group in groups.group_runs(one) for run in group.runs} == {0}
+    assert {group.difficulty for group in groups.group_runs(one)} == {2}
 
 
 def test_a_group_that_is_everything_is_left_out(bench) -> None:
