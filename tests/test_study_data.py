@@ -8,7 +8,7 @@ import pytest
 
 from infra_lib.errors import DataError, ParameterError
 from infra_lib.examples import Example, write_jsonl
-from infra_lib.reweight import build_arm
+from infra_lib.reweight.study_arms import study_arm
 from infra_lib.study import load_study, make_study
 from infra_lib.study_data import by_length, check_sources, choose, load_splits, without_overlap
 
@@ -36,8 +36,10 @@ def test_a_shipped_study_has_all_it_asks_for_and_its_pool_suffices_for_its_arms(
     assert {split: len(rows) for split, rows in data.splits.items()} == {
         split: getattr(shipped, f"{split}_examples") for split in data.splits
     }
-    for arm in shipped.arms:
-        built = build_arm(arm, data.splits["train"], data.splits["swap_pool"])
+    for name in shipped.arms:
+        built = study_arm(
+            name, shipped, data.splits["train"], data.splits["swap_pool"], tokenized=lambda _: {}
+        )
         assert len(built.examples) == shipped.train_examples
 
 
