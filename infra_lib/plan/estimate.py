@@ -364,11 +364,13 @@ class Plan:
         at_once = min(self.work.targets, self.choices.targets_at_once)
         found = self.architecture.fused(dtype, rows, width, 1)
         directions = at_once * self.architecture.size.attributed * _width(dtype)
+        # The inputs of every layer, which are kept until the backward pass meets it.
+        seen = rows * width * sum(into for _, into in self.architecture.shapes) * _width(dtype)
         tokens = self.work.train_tokens * self.work.models * -(-self.work.targets // at_once)
         return Step(
             "04_example_influence",
             "score positions",
-            _resident(self.weight_bytes + directions + found.peak_bytes + head.peak_bytes),
+            _resident(self.weight_bytes + directions + found.peak_bytes + head.peak_bytes + seen),
             self.machine.seconds((found.flops / (rows * width) + head.flops) * tokens, dtype),
             note=f"one backward pass, {rows} × {width} tokens a batch",
         )
