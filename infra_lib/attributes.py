@@ -18,7 +18,7 @@ import pandas as pd
 from infra_lib.errors import NumericalError, ParameterError
 from infra_lib.examples import Example
 from infra_lib.frames import rows as each_row
-from infra_lib.statistics import crossed_bootstrap, paired_difference
+from infra_lib.statistics import crossed_bootstrap, paired_difference, percentile_interval
 
 
 def correct_responses(
@@ -239,15 +239,14 @@ def contrast(
             crossed_bootstrap(table, samples=samples, confidence=confidence, seed=seed, problem_stream=stream)
             for stream, table in enumerate(parts.values())
         ]
-        tail = (1 - confidence) / 2
-        low, high = np.quantile(means[0][1] - means[1][1], [tail, 1 - tail])
+        low, high = percentile_interval(means[0][1] - means[1][1], confidence)
         rows.append(
             {
                 "target": target,
                 "domain": domain,
                 "difference": means[0][0].mean - means[1][0].mean,
-                "low": float(low),
-                "high": float(high),
+                "low": low,
+                "high": high,
                 f"n_{values[0]}": means[0][0].problems,
                 f"n_{values[1]}": means[1][0].problems,
                 "runs": means[0][0].runs,

@@ -207,6 +207,36 @@ def nothing(why: str) -> Figure:
     return figure
 
 
+def forest(
+    frame: pd.DataFrame, column: str, series: list[tuple[str, str, str, pd.DataFrame]], label: str
+) -> Figure:
+    """Draw one panel per target and one row per kind; series stand a little apart. No rows, no plot."""
+    if frame.empty:
+        return nothing("no target of these is of the training examples' domain")
+    targets = sorted(frame["target"].unique(), reverse=True)
+    kinds = list(dict.fromkeys(frame[column]))
+    figure, panels = plt.subplots(
+        1, len(targets), figsize=(6.0, 1.4 + 0.42 * len(kinds)), sharey=True, squeeze=False
+    )
+    for axes, target in zip(panels[0], targets, strict=True):
+        for shift, (name, colour, marker, part) in zip((-0.14, 0.14), series, strict=False):
+            rows = part[part["target"] == target]
+            mean = rows["mean"].astype(float).to_numpy()
+            error = np.abs(rows[["low", "high"]].astype(float).T.to_numpy() - mean)
+            at = [kinds.index(kind) + shift for kind in rows[column]]
+            axes.errorbar(mean, at, xerr=error, fmt=marker, color=colour, label=name, capsize=0, linewidth=2)
+        axes.axvline(0, color=style.INK, linewidth=1)
+        axes.set_title(f"on {style.name_of(target)}")
+        axes.grid(axis="x")
+        axes.grid(False, axis="y")
+    panels[0][0].set_yticks(range(len(kinds)), kinds)
+    panels[0][0].set_ylim(len(kinds) - 0.5, -0.5)
+    figure.supxlabel(label, fontsize="medium")
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    return figure
+
+
 @style.drawn
 def effects(frame: pd.DataFrame, *, unit: str, labels: Sequence[str] | None = None) -> Figure:
     """Draw a forest plot, one row per label. Columns: label, domain, mean, low, high; no rows, no plot."""

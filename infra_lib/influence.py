@@ -403,12 +403,17 @@ def span_of_tokens(
     text
         What offsets and spans count characters of.
     """
+    starts = np.array([start for start, _ in spans])
+    return (np.searchsorted(starts, first_characters(offsets, text), side="right") - 1).clip(min=0)
+
+
+def first_characters(offsets: Sequence[tuple[int, int]], text: str) -> list[int]:
+    """Return where each token's first character stands that is no white space; else its first character."""
     first = []
     for start, end in offsets:
         piece = text[start:end]
         first.append(start + (len(piece) - len(piece.lstrip()) if piece.strip() else 0))
-    owner = np.searchsorted(np.array([start for start, _ in spans]), first, side="right") - 1
-    return owner.clip(min=0)
+    return first
 
 
 def sum_over_spans(

@@ -63,13 +63,29 @@ def crossed_bootstrap(
     if table.ndim != 2 or table.size == 0 or not np.isfinite(table).all():
         raise ParameterError("table", table.shape, "a finite, non-empty table of runs × problems")
     runs, problems = table.shape
-    run_rng, problem_rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1, problem_stream])
-    row_counts = run_rng.multinomial(runs, np.full(runs, 1 / runs), size=samples)  # [samples, runs]
-    column_counts = problem_rng.multinomial(problems, np.full(problems, 1 / problems), size=samples)
+    row_counts, column_counts = _crossed_draws(runs, problems, samples, seed, problem_stream)
     means = np.einsum("sr,rp,sp->s", row_counts, table, column_counts, optimize=True) / (runs * problems)
+    low, high = percentile_interval(means, confidence)
+    return Interval(float(table.mean()), low, high, runs, problems), means
+
+
+def _crossed_draws(
+    runs: int, problems: int, samples: int, seed: int, stream: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return how often each draw takes each run [samples, runs] and each problem [samples, problems]."""
+    run_rng, problem_rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1, stream])
+    return (
+        run_rng.multinomial(runs, np.full(runs, 1 / runs), size=samples),
+        problem_rng.multinomial(problems, np.full(problems, 1 / problems), size=samples),
+    )
+
+
+def percentile_interval(draws: np.ndarray, confidence: float) -> tuple[float, float]:
+    """Return the percentile interval of resamples, those without a value left out; NaN where none has one."""
     tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(table.mean()), float(low), float(high), runs, problems), means
+    kept = draws[~np.isnan(draws)]
+    low, high = np.quantile(kept, [tail, 1 - tail]) if len(kept) else (np.nan, np.nan)
+    return float(low), float(high)
 
 
 def crossed_ratios(
@@ -95,9 +111,7 @@ def crossed_ratios(
     if totals.ndim != 3 or totals.shape != counts.shape or not totals.size or not np.isfinite(totals).all():
         raise ParameterError("totals", totals.shape, f"finite, and of the counts' shape {counts.shape}")
     runs, _, problems = totals.shape
-    run_rng, problem_rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1, 0])
-    row_counts = run_rng.multinomial(runs, np.full(runs, 1 / runs), size=samples)
-    column_counts = problem_rng.multinomial(problems, np.full(problems, 1 / problems), size=samples)
+    row_counts, column_counts = _crossed_draws(runs, problems, samples, seed)
     drawn = [
         np.einsum("sr,rkp,sp->sk", row_counts, values, column_counts, optimize=True)
         for values in (totals, counts)

@@ -90,10 +90,11 @@ for record in stage.read_json("03_finetune_evaluate", "models"):
     base = {"base_seed": record["base_seed"]}
     scored.append(result.scores.assign(**base))
     by_kind.append(kinds.sentence_sums(train, result.encoded, result.tokens).assign(**base))
+    classes = kinds.classes_of(train, result.encoded)
     for reading, values in (("loss", result.tokens), ("position", result.positions)):
         part = {**base, "reading": reading}
-        by_class.append(kinds.token_sums(train, result.encoded, values).assign(**part))
-        texts.append(kinds.token_texts(train, result.encoded, values).assign(**part))
+        by_class.append(kinds.token_sums(train, classes, values).assign(**part))
+        texts.append(kinds.token_texts(train, result.encoded, classes, values).assign(**part))
     fits.append({**base, **result.checks})
     print(f"base {record['base_seed']}: {result.seconds}")
 scores = pd.concat(scored, ignore_index=True)

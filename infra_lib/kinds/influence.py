@@ -19,7 +19,7 @@ from infra_lib.influence import span_of_tokens
 from infra_lib.kinds.sentences import EXPLORATORY, KINDS, with_kinds
 from infra_lib.kinds.tokens import CLASSES, token_classes
 from infra_lib.models import Encoded
-from infra_lib.statistics import crossed_ratios
+from infra_lib.statistics import crossed_ratios, percentile_interval
 
 READINGS = ("loss", "position")
 """Readings of a token's score: of its loss term, and of the position that predicts it."""
@@ -61,18 +61,25 @@ def sentence_sums(train: Sequence[Example], encoded: Sequence[Encoded], scores: 
     return _sums(train, values, labels, KINDS, "kind")
 
 
-def token_sums(train: Sequence[Example], encoded: Sequence[Encoded], scores: TokenScores) -> pd.DataFrame:
+def classes_of(train: Sequence[Example], encoded: Sequence[Encoded]) -> list[np.ndarray]:
+    """Return the class of every response token, one array of indices into ``CLASSES`` per example."""
+    return [token_classes(row.offsets, ex.response) for ex, row in zip(train, encoded, strict=True)]
+
+
+def token_sums(train: Sequence[Example], classes: Sequence[np.ndarray], scores: TokenScores) -> pd.DataFrame:
     """Return standardised scores of tokens, summed over each example's tokens of a class.
+
+    Parameters
+    ----------
+    classes
+        As :func:`classes_of` gives them.
 
     Returns
     -------
     pandas.DataFrame
         target, id, domain, class, total, count.
     """
-    labels = [
-        token_classes(row.offsets, example.response) for example, row in zip(train, encoded, strict=True)
-    ]
-    return _sums(train, scores, labels, CLASSES, "class")
+    return _sums(train, scores, classes, CLASSES, "class")
 
 
 def _sums(
@@ -142,8 +149,8 @@ def means(
         apart = point[: len(kinds)] - point[len(kinds) :]
         drawn_apart = draws[:, : len(kinds)] - draws[:, len(kinds) :]
         for k, kind in enumerate(kinds):
-            low, high = _ends(draws[:, k], confidence)
-            difference_low, difference_high = _ends(drawn_apart[:, k], confidence)
+            low, high = percentile_interval(draws[:, k], confidence)
+            difference_low, difference_high = percentile_interval(drawn_apart[:, k], confidence)
             rows.append(
                 dict(zip(by, group, strict=True))
                 | {
@@ -175,14 +182,6 @@ def _cube(part: pd.DataFrame, column: str, kinds: list[str], ids: list[str], val
     return np.stack([wide.loc[model].reindex(kinds, fill_value=0)[ids].to_numpy(float) for model in models])
 
 
-def _ends(draws: np.ndarray, confidence: float) -> tuple[float, float]:
-    """Return the ends of a bootstrap interval; NaN where no draw has a piece."""
-    tail = (1 - confidence) / 2
-    kept = draws[~np.isnan(draws)]
-    low, high = np.quantile(kept, [tail, 1 - tail]) if len(kept) else (np.nan, np.nan)
-    return float(low), float(high)
-
-
 def exploratory(sums: pd.DataFrame) -> pd.DataFrame:
     """Return sums of sentences with all exploratory kinds under one name, ``exploratory``."""
     kind = sums["kind"].where(~sums["kind"].isin(EXPLORATORY), "exploratory")
@@ -190,8 +189,18 @@ def exploratory(sums: pd.DataFrame) -> pd.DataFrame:
     return sums.assign(kind=kind).groupby([*by, "kind"], sort=False)[["total", "count"]].sum().reset_index()
 
 
-def token_texts(train: Sequence[Example], encoded: Sequence[Encoded], scores: TokenScores) -> pd.DataFrame:
+def token_texts(
+    train: Sequence[Example],
+    encoded: Sequence[Encoded],
+    classes: Sequence[np.ndarray],
+    scores: TokenScores,
+) -> pd.DataFrame:
     """Return the standardised scores of each token text, summed, with how often it occurs.
+
+    Parameters
+    ----------
+    classes
+        As :func:`classes_of` gives them.
 
     Returns
     -------
@@ -200,8 +209,8 @@ def token_texts(train: Sequence[Example], encoded: Sequence[Encoded], scores: To
     """
     cells = [
         (example.domain, CLASSES[label], "(end)" if CLASSES[label] == "end" else example.response[start:end])
-        for example, row in zip(train, encoded, strict=True)
-        for (start, end), label in zip(row.offsets, token_classes(row.offsets, example.response), strict=True)
+        for example, row, own in zip(train, encoded, classes, strict=True)
+        for (start, end), label in zip(row.offsets, own, strict=True)
     ]
     layout = pd.DataFrame(cells, columns=["domain", "class", "token"])
     frames = []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -117,7 +115,7 @@ def sentence_forest(frame: pd.DataFrame) -> Figure:
         )
         for domain in domains
     ]
-    return _forest(frame, "kind", series, "mean influence of a sentence (sd)")
+    return figures.forest(frame, "kind", series, "mean influence of a sentence (sd)")
 
 
 @style.drawn
@@ -131,34 +129,4 @@ def token_forest(frame: pd.DataFrame) -> Figure:
         (READING_NAMES[reading], *_READING_STYLE[reading], own[own["reading"] == reading])
         for reading in READING_NAMES
     ]
-    return _forest(own, "class", series, "mean influence of a token (sd)")
-
-
-def _forest(
-    frame: pd.DataFrame, column: str, series: list[tuple[str, str, str, pd.DataFrame]], label: str
-) -> Figure:
-    """Draw one panel per target and one row per kind; series stand a little apart. No rows, no plot."""
-    if frame.empty:
-        return figures.nothing("no target of these is of the training examples' domain")
-    targets = sorted(frame["target"].unique(), reverse=True)
-    kinds = list(dict.fromkeys(frame[column]))
-    figure, panels = plt.subplots(
-        1, len(targets), figsize=(6.0, 1.4 + 0.42 * len(kinds)), sharey=True, squeeze=False
-    )
-    for axes, target in zip(panels[0], targets, strict=True):
-        for shift, (name, colour, marker, part) in zip((-0.14, 0.14), series, strict=False):
-            rows = part[part["target"] == target]
-            mean = rows["mean"].astype(float).to_numpy()
-            error = np.abs(rows[["low", "high"]].astype(float).T.to_numpy() - mean)
-            at = [kinds.index(kind) + shift for kind in rows[column]]
-            axes.errorbar(mean, at, xerr=error, fmt=marker, color=colour, label=name, capsize=0, linewidth=2)
-        axes.axvline(0, color=style.INK, linewidth=1)
-        axes.set_title(f"on {style.name_of(target)}")
-        axes.grid(axis="x")
-        axes.grid(False, axis="y")
-    panels[0][0].set_yticks(range(len(kinds)), kinds)
-    panels[0][0].set_ylim(len(kinds) - 0.5, -0.5)
-    figure.supxlabel(label, fontsize="medium")
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
-    return figure
+    return figures.forest(own, "class", series, "mean influence of a token (sd)")

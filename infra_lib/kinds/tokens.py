@@ -30,6 +30,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from infra_lib.influence import first_characters
+
 CLASSES = ("logic connector", "structural syntax", "operator", "number", "name", "other", "end")
 """All classes, in the order of tables."""
 
@@ -135,12 +137,11 @@ def token_classes(offsets: Sequence[tuple[int, int]], text: str) -> np.ndarray:
     """
     of_character = character_classes(text)
     found = np.empty(len(offsets), dtype=np.int8)
-    for index, (start, end) in enumerate(offsets):
+    firsts = first_characters(offsets, text)
+    for index, ((start, end), first) in enumerate(zip(offsets, firsts, strict=True)):
         if end <= start:
             last = index == len(offsets) - 1 and start == len(text)
             found[index] = _CODE["end"] if last or not start else of_character[start - 1]
             continue
-        piece = text[start:end]
-        space = len(piece) - len(piece.lstrip()) if piece.strip() else 0
-        found[index] = of_character[start + space]
+        found[index] = of_character[first]
     return found

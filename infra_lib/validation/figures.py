@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from infra_lib import style
+from infra_lib.figures import forest
 from infra_lib.frames import rows as each_row
 from infra_lib.study import VALIDATION_METHODS
 from infra_lib.validation.report import MEAN
@@ -202,27 +203,11 @@ def groups(frame: pd.DataFrame) -> Figure:
 
     Columns: target, domain, difficulty, change, nats, low, high.
     """
-    targets = sorted(frame["target"].unique(), reverse=True)
-    names = list(dict.fromkeys(group_name(r.domain, r.difficulty) for r in each_row(frame)))
-    figure, panels = plt.subplots(
-        1, len(targets), figsize=(6.4, 1.4 + 0.34 * len(names)), sharey=True, squeeze=False
+    named = frame.assign(
+        mean=frame["nats"], group=[group_name(r.domain, r.difficulty) for r in each_row(frame)]
     )
-    for axes, target in zip(panels[0], targets, strict=True):
-        for shift, (change, (colour, marker)) in zip((-0.15, 0.15), CHANGE_LINES.items(), strict=True):
-            part = frame[(frame["target"] == target) & (frame["change"] == change)]
-            at = [names.index(group_name(r.domain, r.difficulty)) + shift for r in each_row(part)]
-            error = np.abs(part[["low", "high"]].T.to_numpy() - part["nats"].to_numpy())
-            axes.errorbar(part["nats"], at, xerr=error, fmt=marker, color=colour, label=change, linewidth=2)
-        axes.axvline(0, color=style.INK, linewidth=1)
-        axes.set_title(_target_name(target))
-        axes.grid(visible=True, axis="x")
-        axes.grid(visible=False, axis="y")
-    panels[0][0].set_yticks(range(len(names)), names)
-    panels[0][0].set_ylim(len(names) - 0.5, -0.5)
-    figure.supxlabel("change of log-likelihood (nats per response)", fontsize="medium")
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2)
-    return figure
+    series = [(change, *look, named[named["change"] == change]) for change, look in CHANGE_LINES.items()]
+    return forest(named, "group", series, "change of log-likelihood (nats per response)")
 
 
 @style.drawn

@@ -16,7 +16,12 @@ import pandas as pd
 from scipy import stats
 
 from infra_lib.experiment import Run
-from infra_lib.statistics import crossed_bootstrap, crossed_ratios, runs_by_problems
+from infra_lib.statistics import (
+    crossed_bootstrap,
+    crossed_ratios,
+    percentile_interval,
+    runs_by_problems,
+)
 from infra_lib.validation.bench import Bench, Targets
 from infra_lib.validation.gradients import Key
 from infra_lib.validation.report import on_target
@@ -183,8 +188,7 @@ def sign_agreement(
         units = part.groupby(["domain", "difficulty"], dropna=False).ngroup().to_numpy()
         sums = np.array([np.bincount(units, weights=w) for w in (same, np.ones(len(same)))])
         _, draws = crossed_ratios(sums[:1, None], sums[1:, None], samples=samples, seed=seed)
-        tail = (1 - confidence) / 2
-        low, high = np.quantile(draws[:, 0], [tail, 1 - tail])
+        low, high = percentile_interval(draws[:, 0], confidence)
         commonest = [own["up"].value_counts().max() for _, own in part.groupby("change")]
         varied = part["predicted"].nunique() > 1 and part["nats"].nunique() > 1
         ranks = stats.spearmanr(part["predicted"], part["nats"]).statistic if varied else np.nan
@@ -193,8 +197,8 @@ def sign_agreement(
                 "target": target,
                 "change": change,
                 "agree": float(same.mean()),
-                "low": float(low),
-                "high": float(high),
+                "low": low,
+                "high": high,
                 "constant": sum(commonest) / len(part),
                 "clear": float(same[sure].mean()) if sure.any() else np.nan,
                 "n": len(part),

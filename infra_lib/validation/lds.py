@@ -26,6 +26,7 @@ import pandas as pd
 from scipy import stats
 
 from infra_lib.errors import NumericalError, ParameterError
+from infra_lib.statistics import percentile_interval
 from infra_lib.validation.gradients import Key
 
 Scores = Mapping[Key, np.ndarray]
@@ -193,13 +194,6 @@ def held_out(
     }
 
 
-def interval(values: np.ndarray, confidence: float) -> tuple[float, float]:
-    """Return the percentile interval of resamples, those without a value left out."""
-    tail = (1 - confidence) / 2
-    low, high = np.nanquantile(values, [tail, 1 - tail])
-    return float(low), float(high)
-
-
 def differences(found: Mapping[str, np.ndarray], reference: str, *, confidence: float = 0.95) -> pd.DataFrame:
     """Compare methods with one of them: ``reference − method``, paired over resamples.
 
@@ -222,7 +216,7 @@ def differences(found: Mapping[str, np.ndarray], reference: str, *, confidence: 
             continue
         gap = found[reference] - values
         drawn = gap[1:][np.isfinite(gap[1:])]
-        low, high = interval(drawn, confidence)
+        low, high = percentile_interval(drawn, confidence)
         beyond = min((drawn <= 0).sum(), (drawn >= 0).sum())
         p_value = float(min(1.0, 2 * (1 + beyond) / (len(drawn) + 1)))
         rows.append(
@@ -265,7 +259,7 @@ def noise_ceiling(
     agreement = np.stack([spearman(drawn[..., a], drawn[..., b]) for a, b in pairs])
     single = agreement.mean(axis=0).clip(min=0)  # NaN where a resample has one subset alone
     reliability = seeds * single / (1 + (seeds - 1) * single)
-    low, high = interval(np.sqrt(reliability[1:]), confidence)
+    low, high = percentile_interval(np.sqrt(reliability[1:]), confidence)
     return {
         "single": float(single[0]),
         "reliability": float(reliability[0]),

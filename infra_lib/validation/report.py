@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from infra_lib.statistics import crossed_bootstrap
+from infra_lib.statistics import crossed_bootstrap, percentile_interval
 from infra_lib.validation import lds
 from infra_lib.validation.bench import Targets
 from infra_lib.validation.gradients import Key
@@ -114,7 +114,7 @@ def lds_tables(
     held = {target: lds.held_out(by_key, chosen) for target, by_key in every.items()}
 
     def row(method: str, target: str, drawn: np.ndarray, selection: str, own: Sequence[float | None]) -> dict:
-        low, high = lds.interval(drawn[1:], confidence)
+        low, high = percentile_interval(drawn[1:], confidence)
         same = own[0] if len(set(own)) == 1 else None
         return {
             "method": method,
@@ -274,7 +274,7 @@ def choice_table(
                     "domain": domain,
                 }
                 for name, sampled in (("", own), ("outcome_", other)):
-                    low, high = lds.interval(sampled[1:], confidence)
+                    low, high = percentile_interval(sampled[1:], confidence)
                     row |= {
                         f"{name}low": low,
                         f"{name}high": high,

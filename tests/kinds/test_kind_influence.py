@@ -40,7 +40,8 @@ def scores(train) -> dict[str, list[np.ndarray]]:
 
 
 def test_sums_of_classes_add_up_to_the_example(train, scores) -> None:
-    sums = influence.token_sums(train, [encoded(ex.id) for ex in train], scores)
+    classes = influence.classes_of(train, [encoded(ex.id) for ex in train])
+    sums = influence.token_sums(train, classes, scores)
     deviation = np.concatenate(scores["math"]).std(ddof=1)
     own = sums[sums["target"] == "math"].groupby("id")[["total", "count"]].sum()
     assert own["total"].to_numpy() == pytest.approx([row.sum() / deviation for row in scores["math"]])
@@ -70,7 +71,7 @@ def test_a_sentence_that_was_cut_off_does_not_count(train) -> None:
 def test_equal_scores_cannot_be_ranked(train) -> None:
     same = {"math": [np.ones(len(PIECES)) for _ in train]}
     with pytest.raises(NumericalError, match="all scores on math are equal"):
-        influence.token_sums(train, [encoded(ex.id) for ex in train], same)
+        influence.token_sums(train, influence.classes_of(train, [encoded(ex.id) for ex in train]), same)
 
 
 def sums(models: int = 3, examples: int = 40, effect: float = 1.0) -> pd.DataFrame:
@@ -150,8 +151,10 @@ def test_ratios_with_equal_counts_are_the_crossed_bootstrap() -> None:
 
 def test_top_tokens_are_means_over_models_and_leave_rare_ones_out(train, scores) -> None:
     rows = [encoded(ex.id) for ex in train]
+    classes = influence.classes_of(train, rows)
     texts = pd.concat(
-        influence.token_texts(train, rows, scores).assign(base_seed=base, reading="loss") for base in (0, 1)
+        influence.token_texts(train, rows, classes, scores).assign(base_seed=base, reading="loss")
+        for base in (0, 1)
     )
     found = influence.top_tokens(texts, least=8)
     assert set(found["token"]) == {"."}, "the only text that occurs twice in each of four examples"

@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from infra_lib.errors import NumericalError, ParameterError
+from infra_lib.statistics import percentile_interval
 from infra_lib.validation import lds
 from infra_lib.validation.subsets import half_subsets
 
@@ -62,7 +63,7 @@ def test_exact_influence_scores_near_one_and_shuffled_influence_near_zero(ridge)
     found = _score({("exact", None): exact, ("shuffled", None): shuffled}, membership, measured)
     assert found["exact"][0] > 0.85
     assert abs(found["shuffled"][0]) < 0.35
-    low, high = lds.interval(found["shuffled"][1:], 0.95)
+    low, high = percentile_interval(found["shuffled"][1:], 0.95)
     assert high - low > 0.1
     gap = lds.differences(found, "exact")
     assert gap.loc[0, "low"] > 0.3
@@ -152,7 +153,7 @@ def test_intervals_cover_the_true_score() -> None:
         g = rng.standard_normal((60, 1))
         f = rho * g + np.sqrt(1 - rho**2) * rng.standard_normal((60, 1))
         draws = lds.draw(60, np.ones(1), samples=300, folds=1, seed=repeat)
-        low, high = lds.interval(lds.fold_scores(g, f, draws)[0, 1:], 0.9)
+        low, high = percentile_interval(lds.fold_scores(g, f, draws)[0, 1:], 0.9)
         held += low <= truth <= high
     assert 0.8 <= held / 120 <= 0.98
 
@@ -166,7 +167,7 @@ def test_intervals_see_the_target_examples() -> None:
     mixed[:, 3:] *= -0.9
     draws = lds.draw(60, np.full(6, 1 / 6), samples=400, folds=1)
     widths = [
-        np.subtract(*lds.interval(lds.fold_scores(scores, f, draws)[0, 1:], 0.9)[::-1])
+        np.subtract(*percentile_interval(lds.fold_scores(scores, f, draws)[0, 1:], 0.9)[::-1])
         for f in (alike, mixed)
     ]
     assert widths[1] > widths[0] + 0.5
