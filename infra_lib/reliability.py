@@ -27,6 +27,9 @@ KINDS: dict[str, str] = {
 
 RECORD = "reliability.json"
 
+SEARCHED = '<p class="infra-filter" hidden></p>\n'
+"""Stands before a table; ``book/_static/filter.js`` puts the search field into it."""
+
 
 def source_digest_of(root: Path) -> str:
     """Return one digest of the library, the notebooks and the tests: what a test result speaks of."""
@@ -104,7 +107,7 @@ def reliability_page(root: Path) -> str:
             "",
             "## Every test",
             "",
-            _search(len(rows)) + _table(rows),
+            SEARCHED + _table(rows),
         ]
     )
 
@@ -157,13 +160,6 @@ def _card(kind: str, rows: Sequence[Mapping[str, Any]]) -> str:
         f'<div class="infra-card"><div class="value">{held:,} of {cases:,}</div>'
         f'<div class="range">held; {inputs:,} {"input" if inputs == 1 else "inputs"} tried</div>'
         f'<div class="what">{KINDS[kind]}</div><span class="verdict-{verdict}">{what}</span></div>'
-    )
-
-
-def _search(count: int) -> str:
-    return (
-        '<p class="infra-filter" hidden><label>Search <input type="search" autocomplete="off"></label> '
-        f"<output>{count} of {count}</output></p>\n"
     )
 
 

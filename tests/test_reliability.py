@@ -12,6 +12,7 @@ from reliability_plugin import MARKED, takes_all_tests
 from infra_lib.checksums import write_manifest
 from infra_lib.errors import DataError
 from infra_lib.files import read_sealed, write_sealed
+from infra_lib.markup import active_markup
 from infra_lib.reliability import (
     KINDS,
     grouped,
@@ -82,6 +83,7 @@ def test_every_count_on_the_page_comes_from_the_record(project) -> None:
     assert "<b>line" not in page
     assert "1 failed" in page
     assert "1 not run" in page
+    assert active_markup(page) is None  # or the book would refuse it
 
 
 def test_the_page_shows_this_builds_tests_only_where_they_are_whole_and_of_these_sources(project) -> None:
@@ -114,6 +116,7 @@ def test_the_kept_record_names_the_very_tests_that_are_marked(root, request) -> 
         pytest.skip("needs a session of all tests")
     path = root / "records" / "reliability.json"
     assert path.exists(), "no run is recorded: `make reliability` writes the record"
+    assert active_markup(reliability_page(root)) is None
     recorded = set(read_sealed(path)["tests"])
     assert recorded == set(request.config.stash[MARKED]), "the record is old: `make reliability`"
 
