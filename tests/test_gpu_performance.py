@@ -12,6 +12,7 @@ from benchmarks.setting import SIZES
 from infra_lib.errors import DataError
 from infra_lib.performance import write_gpu
 from infra_lib.performance.gpu import MISSING_GPU, read_records, runs_frame, total
+from infra_lib.performance.gpu_words import chance, eigendecompositions, first_attempt
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +50,28 @@ def test_the_page_shows_the_recorded_numbers(root, records, tmp_path) -> None:
     assert f"<strong>{own[0]:.1f}</strong>" in fragments["gpu_ratios"]
     assert f"<strong>{theirs[0] / own[0]:.2f}</strong>" in fragments["gpu_ratios"]
     assert fragments["gpu_targets"].count("verdict-") >= 6
+    first = [run for run in records["first-attempt"]["runs"] if run["size"] == "1b"]
+    cosines = [
+        value for run in first if run["step"] == "against_float32" for value in run["agreement"].values()
+    ]
+    assert f"cosine of {min(cosines):.2f}" in fragments["gpu_first"]
+    one = records["partition"]
+    fit = next(run for run in one["runs"] if run["step"] == "fit one partition")
+    assert f"{one['plan']['seconds'] / fit['seconds']:.2f} times" in fragments["gpu_partition"]
+    assert f"({records['attribution']['settings']['sizes']['1b']['train']} at" in fragments["gpu_agreement"]
     for name in ("gpu_memory", "gpu_roofline"):
         record = json.loads(
             (tmp_path / "figures" / "performance" / f"{name}.json").read_text(encoding="utf-8")
         )
         assert record["function"].startswith("infra_lib.performance.gpu.")
         assert (tmp_path / record["results"]).is_file()
+
+
+def test_a_record_of_other_sizes_has_no_words_on_a_billion_parameters(records) -> None:
+    small = {"settings": {"sizes": {"10m": {}}}, "ceilings": {"eigendecompositions": []}}
+    assert eigendecompositions(small) == ""
+    assert "billion" not in chance(small)
+    assert first_attempt(records["first-attempt"], small) == ""
 
 
 def test_a_changed_record_is_refused(root, tmp_path) -> None:

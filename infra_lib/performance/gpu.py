@@ -19,6 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from infra_lib import style
 from infra_lib.checksums import check_record
 from infra_lib.frames import rows as each_row
+from infra_lib.performance.gpu_words import chance, eigendecompositions, first_attempt, partition_words
 from infra_lib.performance.shown import copied_record, shown
 from infra_lib.tables import NOT_AVAILABLE, badge, escape, html_table
 
@@ -47,7 +48,8 @@ def write_gpu(root: Path, results: Path) -> dict[str, str]:
         For a record that is torn, changed or not listed.
     """
     records = read_records(root)
-    names = ("origin", "targets", "ratios", "memory", "roofline", "lengths", "agreement", "partition")
+    names = ["origin", "targets", "ratios", "memory", "roofline", "bounds", "lengths", "agreement"]
+    names += ["partition", "first"]
     if not records:
         return {f"gpu_{name}": MISSING_GPU if name == "origin" else "" for name in names}
     style.apply()
@@ -59,9 +61,14 @@ def write_gpu(root: Path, results: Path) -> dict[str, str]:
         "targets": targets_table(frame, main),
         "ratios": ratio_table(frame),
         "lengths": lengths_table(frame, main),
-        "agreement": agreement_table(frame),
-        "partition": partition_table(records["partition"]) if "partition" in records else "",
+        "bounds": eigendecompositions(main),
+        "agreement": f"{agreement_table(frame)}\n\n{chance(main)}",
+        "partition": "",
+        "first": first_attempt(records["first-attempt"], main) if "first-attempt" in records else "",
     }
+    if "partition" in records:
+        one = records["partition"]
+        found["partition"] = f"{partition_table(one)}\n\n{partition_words(one)}"
     behind = copied_record(root, results, f"{FOLDER}/attribution")
     peaks = memory_frame(frame)
     found["memory"] = shown(

@@ -1,0 +1,82 @@
+"""Sentences of the page on GPUs that hold a number: each number is read from the record that it speaks of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_GIB = 2**30
+LARGEST = "1b"
+"""The size that the sentences speak of."""
+
+
+def eigendecompositions(record: Mapping[str, Any]) -> str:
+    """Return what bounds fitting, with how long an eigendecomposition was measured to take."""
+    setting = record["settings"]["sizes"].get(LARGEST)
+    if setting is None:
+        return ""
+    times = {
+        run["threads"]: run["seconds"]
+        for run in record["ceilings"]["eigendecompositions"]
+        if run["side"] == setting["inner"] and run["dtype"] == "float32"
+    }
+    if not times:
+        return ""
+    each = f"{times[1]:.2f} s each"
+    if together := {threads: seconds for threads, seconds in times.items() if threads > 1}:
+        threads, seconds = max(together.items())
+        each += f", {seconds:.2f} s with {threads} at once"
+    return (
+        "Fitting is bound by what is not a product: eigendecompositions (three of side "
+        f"{setting['inner']:,} a layer at a billion parameters, {each}), and the factors' way to their file, "
+        "which is written and hashed while the next partition is fitted."
+    )
+
+
+def chance(record: Mapping[str, Any]) -> str:
+    """Return how to read the table of agreement."""
+    setting = record["settings"]["sizes"].get(LARGEST)
+    count = f" ({setting['train']} at a billion parameters)" if setting else ""
+    return (
+        "The lowest of the targets is shown. With the same factors, both libraries give the same position "
+        "scores. With each its own, labels are sampled by each library, and few sequences"
+        f"{count} leave room for chance, the more the larger the model."
+    )
+
+
+def partition_words(record: Mapping[str, Any]) -> str:
+    """Return how the plan compares with the partition that was run."""
+    fit = next(run for run in record["runs"] if run["step"] == "fit one partition")
+    plan = record.get("plan")
+    if not plan:
+        return ""
+    memory, time = plan["peak_bytes"] / fit["peak_bytes"], plan["seconds"] / fit["seconds"]
+    return (
+        "Qwen2.5-7B's shape with random weights, first block. The plan's memory is "
+        f"{memory:.2f} times what was measured; it counts eager attention and "
+        f"the allocator's slack. Its time is {time:.2f} times what was measured; it "
+        "counts products and decompositions, not the copying, hashing and writing of the "
+        f"{fit['stored_bytes'] / _GIB:.1f} GiB that were stored."
+    )
+
+
+def first_attempt(record: Mapping[str, Any], later: Mapping[str, Any]) -> str:
+    """Return what the first run at a billion parameters found, and why it is not shown with the others."""
+    runs = [run for run in record["runs"] if run.get("size") == LARGEST and run.get("agreement")]
+    cosines = _values(runs, "infra", "against_float32")
+    ranks = _values(runs, "kronfluence", "tokens") + _values(runs, "kronfluence", "examples")
+    setting = later["settings"]["sizes"].get(LARGEST)
+    if setting is None or not cosines or not ranks:
+        return ""
+    return (
+        "- A first run drew weights with a standard deviation of 0.05. A billion parameters of that are "
+        f"chaotic: bfloat16 and float32 scores had a cosine of {min(cosines):.2f} and rank correlations with "
+        f"kronfluence were {min(ranks):.2f} to {max(ranks):.2f}, which says nothing about either library. "
+        f"Weights are drawn with {setting['initializer']} since, as such models are "
+        "initialised (`records/gpu/first-attempt.json`)."
+    )
+
+
+def _values(runs: list[Mapping[str, Any]], library: str, step: str) -> list[float]:
+    found = [run for run in runs if run["library"] == library and run["step"] == step]
+    return [value for run in found for value in run["agreement"].values()]
