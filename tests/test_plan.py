@@ -93,7 +93,7 @@ import gc, json, sys
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 from infra_lib.curvature import fit_factors
-from infra_lib.influence import token_scores
+from infra_lib.influence import position_scores, token_scores
 from infra_lib.models import Encoded, linears
 step, sizes = sys.argv[1], json.loads(sys.argv[2])
 torch.set_num_threads(1)
@@ -109,13 +109,14 @@ def run(data):
     if step == "fit factors":
         fit_factors(model, data, batch_tokens=4096, progress=False, memory_bytes=int(sys.argv[3]))
     else:
-        token_scores(model, data, directions, batch_tokens=4096, progress=False)
+        scores = token_scores if step == "score" else position_scores
+        scores(model, data, directions, batch_tokens=4096, progress=False)
 def memory(field):
     with open("/proc/self/status") as lines:
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
 held = sum(p.numel() * 4 for p in model.parameters())
 # Directions are there before a score, and no part of a fit.
-held += sum(t.numel() * 4 for d in directions.values() for t in d.values()) if step == "score" else 0
+held += sum(t.numel() * 4 for d in directions.values() for t in d.values()) if step != "fit factors" else 0
 run(rows(1, 16))
 gc.collect()
 with open("/proc/self/clear_refs", "w") as stream:
@@ -126,7 +127,7 @@ print(json.dumps(memory("VmHWM:") - base + held))
 """
 
 
-@pytest.mark.parametrize("step", ["fit factors", "score"])
+@pytest.mark.parametrize("step", ["fit factors", "score", "score positions"])
 def test_estimated_peaks_lie_within_a_fifth_of_measured_ones(step: str) -> None:
     sizes = small_config().to_dict()
     keys = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")

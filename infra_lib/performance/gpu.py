@@ -255,7 +255,7 @@ def ratio_table(frame: pd.DataFrame) -> str:
             peer_rows.append(cells)
     headers = ["parameters", "factors, s", "directions, s", "token scores, s", "all, s", "peak GiB", "n"]
     ours = html_table(headers, own_rows, left=1, label="Cost on a GPU", stacked=True)
-    headers = ["parameters", "kronfluence's settings", "all, s", "times as fast are we"]
+    headers = ["parameters", "kronfluence", "all, s", "speed ratio"]
     headers += ["peak GiB", "memory ratio", "n"]
     theirs_too = html_table(
         headers, peer_rows, left=2, label="Cost on a GPU beside kronfluence", stacked=True

@@ -366,6 +366,8 @@ class Plan:
         directions = at_once * self.architecture.size.attributed * _width(dtype)
         # The inputs of every layer, which are kept until the backward pass meets it.
         seen = rows * width * sum(into for _, into in self.architecture.shapes) * _width(dtype)
+        # What a layer's directions make of its inputs, and that times its gradients.
+        seen += 2 * rows * width * max(out for out, _ in self.architecture.shapes) * _width(dtype)
         tokens = self.work.train_tokens * self.work.models * -(-self.work.targets // at_once)
         return Step(
             "04_example_influence",
