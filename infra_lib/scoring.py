@@ -18,7 +18,7 @@ from infra_lib.examples import Example
 from infra_lib.influence import (
     example_scores,
     position_scores,
-    precondition,
+    precondition_all,
     response_positions,
     target_gradient,
     token_scores,
@@ -115,13 +115,16 @@ def score_training_set(
         progress=progress,
     )
     clock["fit"] = time.perf_counter()
-    directions = {}
-    for name, examples in targets.items():
-        correct = [encode(tokenizer, example, **settings) for example in examples]
-        gradient = target_gradient(
-            model, list(factors.layers), correct, pad_id=pad, batch_tokens=batch_tokens
-        )
-        directions[name] = precondition(factors, gradient, damping=damping)
+    correct = {
+        name: [encode(tokenizer, example, **settings) for example in examples]
+        for name, examples in targets.items()
+    }
+    gradients = {
+        name: target_gradient(model, list(factors.layers), own, pad_id=pad, batch_tokens=batch_tokens)
+        for name, own in correct.items()
+    }
+    directions = precondition_all(factors, gradients, damping=damping)
+    del gradients
     clock["directions"] = time.perf_counter()
     tokens: dict[str, list[np.ndarray]] = {}
     positions: dict[str, list[np.ndarray]] = {}

@@ -31,7 +31,7 @@ from infra_lib.baselines import gradient_norms
 from infra_lib.curvature import fit_factors
 from infra_lib.errors import ParameterError
 from infra_lib.examples import Example
-from infra_lib.influence import Direction, position_scores, precondition, target_gradient, token_scores
+from infra_lib.influence import Direction, position_scores, precondition_all, target_gradient, token_scores
 from infra_lib.models import Encoded, encode, load_model, load_tokenizer
 
 METHODS = ("ekfac", "kfac", "graddot", "gradcos")
@@ -130,10 +130,9 @@ def score_methods(
         for target, correct in targets.items()
     }
     along: dict[Key, Direction] = {}
-    for method in methods:
-        if method in ("ekfac", "kfac"):
-            for target, gradient in gradients.items():
-                along[method, target] = precondition(factors, gradient, damping=damping, method=method)
+    for method in (name for name in methods if name in ("ekfac", "kfac")):
+        directions = precondition_all(factors, gradients, damping=damping, method=method)
+        along |= {(method, target): direction for target, direction in directions.items()}
     if {"graddot", "gradcos"} & set(methods):
         along |= {("graddot", target): gradient for target, gradient in gradients.items()}
     squares = {target: squared_norm(gradient) for target, gradient in gradients.items()}
