@@ -97,7 +97,7 @@ def html_table(
 
 def interval(mean: float, low: float, high: float, *, digits: int = 3, signed: bool = False) -> str:
     """Return ``mean [low, high]`` as text."""
-    sign = "+z" if signed else "z"  # z: what rounds to zero has no minus
+    sign = "+" if signed else ""
     shown = [f"{value:{sign}.{digits}f}".replace("-", "−") for value in (mean, low, high)]
     return f"{shown[0]} [{shown[1]}, {shown[2]}]"
 

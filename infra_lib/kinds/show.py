@@ -91,7 +91,7 @@ def top_tokens_table(frame: pd.DataFrame, *, count: int = 6) -> str:
 def _listed(part: pd.DataFrame) -> str:
     shown = []
     for token, mean, count in part[["token", "mean", "count"]].itertuples(index=False, name=None):
-        number = f"{mean:+z.2f}".replace("-", "−")
+        number = f"{mean:+.2f}".replace("-", "−")
         shown.append(f"<code>{escape(_visible(str(token)))}</code> {number} <small>({count:,})</small>")
     return ", ".join(shown)
 
