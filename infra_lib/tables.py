@@ -240,7 +240,8 @@ def differences_table(frame: pd.DataFrame) -> str:
         for r in each_row(frame)
     ]
     headers = ["arms", "domain", "difference", "p", "p, problems", "p, runs"]
-    return html_table(headers, rows, left=2, label="Paired differences between arms") + _sizes(frame)
+    table = html_table(headers, rows, left=2, label="Paired differences between arms", stacked=True)
+    return table + _sizes(frame)
 
 
 def _sizes(frame: pd.DataFrame) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import pandas as pd
 import pytest
 
 from benchmarks import gpu, operations, partition
@@ -12,7 +13,7 @@ from benchmarks.setting import SIZES
 from infra_lib.errors import DataError
 from infra_lib.performance import write_gpu
 from infra_lib.performance.gpu import MISSING_GPU, read_records, runs_frame, total
-from infra_lib.performance.gpu_words import chance, eigendecompositions, first_attempt
+from infra_lib.performance.gpu_words import by_length, chance, eigendecompositions, first_attempt
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,8 @@ def test_the_page_shows_the_recorded_numbers(root, records, tmp_path) -> None:
 def test_a_record_of_other_sizes_has_no_words_on_a_billion_parameters(records) -> None:
     small = {"settings": {"sizes": {"10m": {}}}, "ceilings": {"eigendecompositions": []}}
     assert eigendecompositions(small) == ""
+    only = {"size": ["10m"], "tokens": [512], "library": ["infra"], "step": ["tokens"], "seconds": [1.0]}
+    assert by_length(pd.DataFrame(only)) == ""
     assert "billion" not in chance(small)
     assert first_attempt(records["first-attempt"], small) == ""
 

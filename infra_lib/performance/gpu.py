@@ -19,7 +19,13 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from infra_lib import style
 from infra_lib.checksums import check_record
 from infra_lib.frames import rows as each_row
-from infra_lib.performance.gpu_words import chance, eigendecompositions, first_attempt, partition_words
+from infra_lib.performance.gpu_words import (
+    by_length,
+    chance,
+    eigendecompositions,
+    first_attempt,
+    partition_words,
+)
 from infra_lib.performance.shown import copied_record, shown
 from infra_lib.tables import NOT_AVAILABLE, badge, escape, html_table
 
@@ -61,7 +67,7 @@ def write_gpu(root: Path, results: Path) -> dict[str, str]:
         "targets": targets_table(frame, main),
         "ratios": ratio_table(frame),
         "lengths": lengths_table(frame, main),
-        "bounds": eigendecompositions(main),
+        "bounds": "\n\n".join(filter(None, (by_length(frame), eigendecompositions(main)))),
         "agreement": f"{agreement_table(frame)}\n\n{chance(main)}",
         "partition": "",
         "first": first_attempt(records["first-attempt"], main) if "first-attempt" in records else "",
@@ -438,6 +444,7 @@ def roofline_figure(frame: pd.DataFrame, ceilings: dict[str, Any]) -> Figure:
         ylabel="TFLOP/s",
     )
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axis.set_minor_locator(NullLocator())
     figure.legend(loc="outside upper center", ncols=2)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
+
 _GIB = 2**30
 LARGEST = "1b"
 """The size that the sentences speak of."""
@@ -30,6 +32,24 @@ def eigendecompositions(record: Mapping[str, Any]) -> str:
         "Fitting is bound by what is not a product: eigendecompositions (three of side "
         f"{setting['inner']:,} a layer at a billion parameters, {each}), and the factors' way to their file, "
         "which is written and hashed while the next partition is fitted."
+    )
+
+
+def by_length(frame: pd.DataFrame) -> str:
+    """Return how the cost of a token grows with the length of its sequence.
+
+    Columns: size, tokens, library, step, seconds; sequences are the fewer the longer they are, so that the
+    tokens are as many at every length.
+    """
+    own = frame[(frame["library"] == "infra") & (frame["step"] == "tokens")]
+    several = [part.sort_values("tokens") for _, part in own.groupby("size") if len(part) > 1]
+    if not several:
+        return ""
+    first, last = several[0].iloc[0], several[0].iloc[-1]
+    return (
+        "Attention is one kernel of our own for the derivative, which holds nothing of the size tokens × tokens: "
+        f"from {first['tokens']:,} to {last['tokens']:,} tokens a sequence the cost of scoring a token grows by "
+        f"a factor of {last['seconds'] / first['seconds']:.1f}."
     )
 
 
@@ -69,7 +89,7 @@ def first_attempt(record: Mapping[str, Any], later: Mapping[str, Any]) -> str:
     if setting is None or not cosines or not ranks:
         return ""
     return (
-        "- A first run drew weights with a standard deviation of 0.05. A billion parameters of that are "
+        "A first run drew weights with a standard deviation of 0.05. A billion parameters of that are "
         f"chaotic: bfloat16 and float32 scores had a cosine of {min(cosines):.2f} and rank correlations with "
         f"kronfluence were {min(ranks):.2f} to {max(ranks):.2f}, which says nothing about either library. "
         f"Weights are drawn with {setting['initializer']} since, as such models are "
