@@ -47,9 +47,9 @@ def by_length(frame: pd.DataFrame) -> str:
         return ""
     first, last = several[0].iloc[0], several[0].iloc[-1]
     return (
-        "Attention is one kernel of our own for the derivative, which holds nothing of the size tokens × tokens: "
-        f"from {first['tokens']:,} to {last['tokens']:,} tokens a sequence the cost of scoring a token grows by "
-        f"a factor of {last['seconds'] / first['seconds']:.1f}."
+        "Attention is one kernel of our own for the derivative, which holds nothing of the size tokens × "
+        f"tokens: from {first['tokens']:,} to {last['tokens']:,} tokens a sequence the cost of scoring a "
+        f"token grows by a factor of {last['seconds'] / first['seconds']:.1f}."
     )
 
 
