@@ -284,7 +284,7 @@ def verdicts(frame: pd.DataFrame) -> Figure:
     figure, panels = plt.subplots(
         len(counts),
         1,
-        figsize=(5.3, 0.5 + 0.37 * len(counts) + 0.27 * sum(counts)),
+        figsize=(5.3, 0.5 + 0.37 * len(counts) + 0.25 * sum(counts)),
         squeeze=False,
         height_ratios=counts,
     )

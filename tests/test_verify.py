@@ -54,11 +54,12 @@ def artefacts(project) -> list:
     return [path for path in found if path.is_file() and path.stat().st_size]
 
 
-def named(path) -> str:
+def named(path, root) -> str:
     """Return how a problem names a file; a changed checksum is a problem of the file that it belongs to."""
     if path.name == MANIFEST:
         return MANIFEST
-    return "/".join(path.parts[-3:]).removesuffix(".sha256")
+    shown = path.relative_to(root) if path.is_relative_to(root) else path
+    return str(shown).removesuffix(".sha256")
 
 
 def test_a_finished_study_has_nothing_wrong(project) -> None:
@@ -82,7 +83,11 @@ def test_a_changed_byte_in_any_file_is_found_by_name(project, record_property) -
             for path in changed:
                 stack.enter_context(Flipped(path, random_))
             problems = verify(project.folder, "smoke", progress=False).problems
-        return [path for path in changed if not any(named(path) in problem for problem in problems)]
+        return [
+            path
+            for path in changed
+            if not any(named(path, project.folder) in problem for problem in problems)
+        ]
 
     # A file is looked for by its folders too, so that its namesakes do not answer for it. A changed list of
     # checksums hides what it lists, and so does a changed record: what was hidden is tried alone.

@@ -131,7 +131,7 @@ def test_the_reliability_page_counts_and_its_table_is_searched(browser, address,
         assert "not available" in page.locator("article").inner_text()
         return
     assert page.locator(".infra-card").count() == 4
-    rows = page.locator("article tbody tr:visible")
+    rows = page.locator(".infra-filter + .infra-table tbody tr:visible")
     every = rows.count()
     page.locator(".infra-filter input").first.fill("changed byte base")
     assert 0 < rows.count() < every
