@@ -1,4 +1,4 @@
-"""Verdicts on the paper's claims, by one rule that was written down before the runs.
+"""Verdicts on the paper's claims, by one rule that is older than the results.
 
 An effect is *reproduced* where its interval lies wholly on the side that the paper
 reports, *not reproduced* where it lies wholly on the other side, and *undecided* where it

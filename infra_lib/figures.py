@@ -39,7 +39,7 @@ def length_by_difficulty(frame: pd.DataFrame) -> Figure:
         fliersize=1.5,
         ax=axes,
     )
-    axes.set(xlabel="difficulty (number of steps)", ylabel="characters in the solution")
+    axes.set(xlabel="difficulty of the problem", ylabel="characters in the solution")
     _legend(axes)
     return figure
 
@@ -71,7 +71,7 @@ def accuracy_by_difficulty(frame: pd.DataFrame) -> Figure:
             marker=style.DOMAIN_MARKERS.get(str(domain), "o"),
             label=style.name_of(domain),
         )
-    axes.set(xlabel="difficulty (number of steps)", ylabel="accuracy (pass@1)", ylim=(0, 1))
+    axes.set(xlabel="difficulty of the problem", ylabel="accuracy (pass@1)", ylim=(0, 1))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(axes)
     return figure

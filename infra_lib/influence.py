@@ -449,7 +449,7 @@ def check_model(factors: Factors, model: Any) -> None:
     ModelError
         Saying so.
     """
-    if model_fingerprint(model, list(factors.layers)) != factors.fingerprint:
+    if model_fingerprint(model) != factors.fingerprint:
         raise ModelError("these factors belong to another model; fit them on this one")
 
 

@@ -60,6 +60,21 @@ def _explain(source: str, revision: str, error: Exception) -> str:
     return f"{source} is not in the local cache and the hub cannot be reached from here; {local}"
 
 
+def readable_config(source: str | Path) -> Any:
+    """Return a model's configuration without loading its weights.
+
+    Raises
+    ------
+    ModelError
+        For a configuration that is missing, or of no kind of model that transformers knows.
+    """
+    try:
+        return model_config(source)
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise ModelError(f"no configuration of {source}: {reason}") from None
+
+
 def describe(folder: Path) -> dict[str, Any]:
     """Return what is known of a model's folder without loading it.
 

@@ -321,6 +321,13 @@ class Study(BaseModel):
             seed=self.seed,
         )
 
+    def decoding(self) -> str:
+        """Return in words how answers are drawn, as captions say it."""
+        if self.temperature == 0:
+            return "greedy"
+        answers = "one answer" if self.samples == 1 else f"{self.samples} answers"
+        return f"{answers} a problem at temperature {self.temperature:g}"
+
     def base_of(self, base_seed: int, root: Path) -> Path:
         """Return the folder from which fine-tuning starts: the study's model, or a seed's base model.
 

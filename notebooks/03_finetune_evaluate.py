@@ -95,8 +95,9 @@ print(f"generated programs were run with {isolation(params.sandbox)} isolation")
 # %% [markdown]
 # ## Accuracy falls with difficulty
 #
-# Greedy decoding, one answer per problem. Intervals resample problems and runs together,
-# so they speak of other questions and of other seeds.
+# Answers are drawn as the parameters say: by default greedily, one for each problem. Several
+# answers to a problem are averaged. Intervals resample problems and runs together, so they
+# speak of other questions and of other seeds.
 
 # %%
 by_level = accuracy_by_group(
@@ -112,7 +113,7 @@ stage.write_figure(
     figures.accuracy_by_difficulty(by_level),
     data=by_level,
     alt="Accuracy on the test problems against difficulty for mathematics and code, with intervals; both fall as difficulty rises.",
-    caption=f"Accuracy (pass@1, greedy) by difficulty; {len(runs)} runs, {len(test)} problems each.",
+    caption=f"Accuracy (pass@1, {params.decoding()}) by difficulty; {len(runs)} runs, {len(test)} problems each.",
 )
 
 # %%

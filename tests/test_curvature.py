@@ -7,8 +7,10 @@ import pytest
 import torch
 from conftest import tiny_qwen2
 from safetensors import safe_open
+from scipy.stats import chisquare
 
 from infra_lib.curvature import eigenbasis, fit_factors, partitions, watched
+from infra_lib.curvature.labels import LabelSource
 from infra_lib.curvature.moments import STRIP, add_outer, add_squares, mirror
 from infra_lib.errors import DataError, ModelError, NumericalError, ParameterError
 from infra_lib.influence import check_model
@@ -247,6 +249,30 @@ def test_factors_of_another_model_are_refused(tokenizer, rows) -> None:
     check_model(factors, tiny_qwen2(len(tokenizer)))
     with pytest.raises(ModelError, match="another model"):
         check_model(factors, tiny_qwen2(len(tokenizer), seed=1))
+
+
+def test_factors_are_of_all_weights_and_not_of_their_layers_alone(tokenizer, rows, tmp_path) -> None:
+    """A layer's inputs depend on every other: factors of a model with other attention are not its own."""
+    kept = fit(tiny_qwen2(len(tokenizer)), rows, folder=tmp_path)
+    tuned = tiny_qwen2(len(tokenizer))
+    with torch.no_grad():
+        tuned.model.layers[0].self_attn.v_proj.weight.mul_(3)
+    with pytest.raises(ModelError, match="another model"):
+        check_model(kept, tuned)
+    stored, fresh = fit(tuned, rows, folder=tmp_path), fit(tuned, rows)
+    for name, layer in fresh.layers.items():
+        assert torch.equal(stored.layers[name].corrected, layer.corrected)
+        assert not torch.equal(stored.layers[name].corrected, kept.layers[name].corrected)
+
+
+def test_sampled_labels_follow_the_models_probabilities() -> None:
+    """The true Fisher takes labels from the model: their counts are those of its distribution."""
+    probs = torch.softmax(torch.randn(12, generator=torch.Generator().manual_seed(0)), -1)
+    draws = 20_000
+    uniform = torch.rand(draws, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    labels = LabelSource._sample(probs.expand(draws, -1), uniform)
+    counts = np.bincount(labels.numpy(), minlength=12)
+    assert chisquare(counts, draws * probs.double().numpy() / probs.double().sum().item()).pvalue > 0.01
 
 
 def test_model_is_left_as_it_was(tokenizer, rows) -> None:

@@ -159,6 +159,8 @@ def test_workflows_run_the_pinned_the_lowest_and_the_wheel(root, project) -> Non
     assert ".ci/run" in [step.get("run") for step in jobs["test"]["steps"]]
     assert any("constraints-minimum.txt" in step.get("run", "") for step in jobs["minimum"]["steps"])
     assert any(step.get("run") == "make wheel-smoke" for step in jobs["wheel"]["steps"])
+    for name, job in jobs.items():  # each runs programs in the sandbox
+        assert any("apparmor_restrict_unprivileged_userns=0" in s.get("run", "") for s in job["steps"]), name
     assert found["audit"][True]["schedule"]
     audit = " ".join(step.get("run", "") for step in found["audit"]["jobs"]["audit"]["steps"])
     assert re.findall(r"-r (\S+)", audit) == ["locks/build.txt", "locks/torch.txt", "locks/rest.txt"]
@@ -245,9 +247,10 @@ def test_the_wheel_holds_the_library_with_its_data_and_nothing_else(root, wheel)
     files = {
         str(path.relative_to(root))
         for path in (root / "infra_lib").rglob("*")
-        if path.suffix in (".py", ".yaml") and "__pycache__" not in path.parts
+        if path.suffix in (".py", ".yaml", ".json") and "__pycache__" not in path.parts
     }
     assert "infra_lib/paper.yaml" in files
+    assert "infra_lib/plan/architectures/qwen2.5-7b.json" in files
     assert any(name.endswith("driver.py") for name in files)
     assert {name for name in names if ".dist-info/" not in name} == files
 

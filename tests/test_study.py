@@ -144,3 +144,9 @@ def test_no_two_modules_share_a_name_in_what_a_stage_depends_on(root, tmp_path) 
     source = (root / "notebooks" / f"{stage}.py").read_text()
     assert len(modules) == len(module_files(imported(source)))
     assert {"infra_lib/__init__.py", "infra_lib/curvature/__init__.py"} <= set(modules)
+
+
+def test_captions_say_how_answers_are_drawn() -> None:
+    assert make_study({}).decoding() == "greedy"
+    drawn = make_study({"temperature": 0.6, "samples": 8})
+    assert drawn.decoding() == "8 answers a problem at temperature 0.6"

@@ -21,11 +21,12 @@ from infra_lib.attribute import Inputs, attribute, read_inputs
 from infra_lib.attributes import score_table
 from infra_lib.checksums import damage
 from infra_lib.closure import code_digest
-from infra_lib.errors import DataError, ModelError
+from infra_lib.errors import DataError
 from infra_lib.files import digest_of, file_digest, read_sealed, replacing, write_sealed
 from infra_lib.influence import target_gradient
 from infra_lib.method.sweeps import scores_along
 from infra_lib.models import Encoded, linears, load_model, load_tokenizer, model_config, weight_files
+from infra_lib.pretrained import readable_config
 from infra_lib.provenance import versions
 
 
@@ -45,11 +46,7 @@ def read(parameters: AdaptParameters) -> Read:
     DataError, ModelError
         Naming the file and line, or what of the model is missing.
     """
-    try:
-        config = model_config(parameters.model)
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise ModelError(f"no configuration of {parameters.model}: {reason}") from None
+    config = readable_config(parameters.model)
     inputs = read_inputs(
         parameters.train,
         parameters.target,

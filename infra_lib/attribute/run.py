@@ -22,7 +22,8 @@ from infra_lib.curvature import partitions, weight_shape
 from infra_lib.distributed import check_same, is_main, process_group, size
 from infra_lib.errors import ModelError, ParameterError
 from infra_lib.files import digest_of, file_digest, write_json
-from infra_lib.models import check_model_folder, linears, load_model, load_tokenizer, model_config
+from infra_lib.models import check_model_folder, linears, load_model, load_tokenizer
+from infra_lib.pretrained import readable_config
 from infra_lib.provenance import environment
 
 _UNLIKE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures")
@@ -82,7 +83,7 @@ def _read(options: Options) -> tuple[Any, Inputs]:
         check_model_folder(source)
         _check_alike(options.model, source)
     tokenizer = load_tokenizer(options.model)
-    config = model_config(options.model).get_text_config()
+    config = readable_config(options.model).get_text_config()
     inputs = read_inputs(
         options.train,
         options.target,
@@ -96,7 +97,7 @@ def _read(options: Options) -> tuple[Any, Inputs]:
 
 def _check_alike(first: str, other: str) -> None:
     one, two = (
-        {key: value for key, value in model_config(source).to_dict().items() if key not in _UNLIKE}
+        {key: value for key, value in readable_config(source).to_dict().items() if key not in _UNLIKE}
         for source in (first, other)
     )
     unlike = [

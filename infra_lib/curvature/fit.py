@@ -83,10 +83,11 @@ def fit_factors(
     if not encoded:
         raise ParameterError("examples", 0, "at least one example to fit factors on")
     chosen = linears(model, pattern)
-    fingerprint = model_fingerprint(model, list(chosen))
+    fingerprint = model_fingerprint(model)
     key = digest_of(
         [
             fingerprint,
+            list(chosen),
             labels,
             seed,
             diagonal,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -26,18 +26,21 @@ def out_by_in(module: nn.Module, weight: Tensor) -> Tensor:
     return weight.T if isinstance(module, Conv1D) else weight
 
 
-def model_fingerprint(model: Any, names: Sequence[str]) -> str:
-    """Return a digest of the values of the named layers' weights, each hashed by a thread of its own."""
-    modules = dict(model.named_modules())
+def model_fingerprint(model: Any) -> str:
+    """Return a digest of the values of all parameters of a model, each hashed by a thread of its own.
 
-    def one(name: str) -> bytes:
-        weight = modules[name].weight.detach()
+    Of all, and not of the layers that factors are made for: a layer's inputs and gradients depend on every
+    other layer too.
+    """
+
+    def one(named: tuple[str, nn.Parameter]) -> bytes:
+        name, weight = named
         digest = hashlib.sha256(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
-        digest.update(weight.contiguous().cpu().view(torch.uint8).numpy().data)
+        digest.update(weight.detach().contiguous().cpu().view(torch.uint8).numpy().data)
         return digest.digest()
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return hashlib.sha256(b"".join(pool.map(one, names))).hexdigest()
+        return hashlib.sha256(b"".join(pool.map(one, model.named_parameters()))).hexdigest()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from infra_lib import style
 from infra_lib.frames import rows as each_row
-from infra_lib.performance.shown import copied_record, read_record, shown
+from infra_lib.performance.shown import copied_record, read_record, shown, target_row
 from infra_lib.tables import NOT_AVAILABLE, badge, escape, html_table
 
 STEPS = {"token scores": ("#0072b2", "o"), "position scores": ("#d55e00", "s"), "fitting": ("#7f7f7f", "^")}
@@ -30,7 +30,9 @@ def write_performance(root: Path, results: Path) -> dict[str, str]:
     style.apply()
     fragments = {"performance_ratios": MISSING, "performance_cost": MISSING, "performance_memory": ""}
     if record := read_record(root, "benchmarks/attribution"):
-        fragments["performance_ratios"] = f"{origin(record)}\n\n{ratio_table(record)}\n\n{remarks(record)}"
+        fragments["performance_ratios"] = "\n\n".join(
+            (origin(record), targets_table(record), ratio_table(record), remarks(record))
+        )
         frame = memory_frame(record)
         fragments["performance_memory"] = shown(
             folder,
@@ -115,6 +117,31 @@ def ratio_table(record: dict[str, Any]) -> str:
         "n",
     ]
     return html_table(headers, rows, left=2, label="Cost beside kronfluence", stacked=True)
+
+
+def targets_table(record: dict[str, Any]) -> str:
+    """Return what was asked of a CPU at the largest model, and what was measured."""
+    largest = max(row["parameters"] for row in record["summary"])
+    rows = {row["what"]: row for row in record["summary"] if row["parameters"] == largest}
+    fit, scores = rows.get("fitting factors"), rows.get("token, sentence and example scores")
+    if not fit or not scores or not fit.get("peer_seconds") or not scores.get("peer_seconds"):
+        return ""
+    speed, share = fit["peer_seconds"] / fit["seconds"], scores["seconds"] / scores["peer_seconds"]
+    shown_rows = [
+        target_row("times as fast as kronfluence in fitting", "1.5 or more", f"{speed:.2f}", speed >= 1.5),
+        target_row(
+            "of the time of kronfluence's two per-token runs, all scores",
+            "0.70 or less",
+            f"{share:.2f}",
+            share <= 0.7,
+        ),
+    ]
+    for what, row in (("fitting", fit), ("scoring", scores)):
+        memory = row["peak_bytes"] / row["peer_peak_bytes"]
+        name = f"of kronfluence's peak memory, {what}"
+        shown_rows.append(target_row(name, "0.50 or less", f"{memory:.2f}", memory <= 0.5))
+    headers = [f"at {largest / 1e6:.1f} million parameters", "asked", "measured", ""]
+    return html_table(headers, shown_rows, left=1, label="Targets on a CPU", stacked=True)
 
 
 def remarks(record: dict[str, Any]) -> str:

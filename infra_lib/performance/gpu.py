@@ -26,7 +26,7 @@ from infra_lib.performance.gpu_words import (
     first_attempt,
     partition_words,
 )
-from infra_lib.performance.shown import copied_record, shown
+from infra_lib.performance.shown import copied_record, shown, target_row
 from infra_lib.tables import NOT_AVAILABLE, badge, escape, html_table
 
 FOLDER = "gpu"
@@ -200,14 +200,16 @@ def targets_table(frame: pd.DataFrame, record: dict[str, Any]) -> str:
         if theirs := total(frame, "1b", "kronfluence", dtype):
             speed, memory = theirs[0] / own[0], own[1] / theirs[1]
             rows.append(
-                _target(f"times as fast as kronfluence in {says}", "3 or more", f"{speed:.2f}", speed >= 3)
+                target_row(f"times as fast as kronfluence in {says}", "3 or more", f"{speed:.2f}", speed >= 3)
             )
-            rows.append(_target(f"of its peak memory, {says}", "0.5 or less", f"{memory:.2f}", memory <= 0.5))
+            rows.append(
+                target_row(f"of its peak memory, {says}", "0.5 or less", f"{memory:.2f}", memory <= 0.5)
+            )
     share = (
         scoring["operations"] / scoring["seconds"] / record["ceilings"]["operations_per_second"]["bfloat16"]
     )
     rows.append(
-        _target(
+        target_row(
             "of the measured bfloat16 peak, forward-mode scoring",
             "0.40 or more",
             f"{share:.2f}",
@@ -217,7 +219,7 @@ def targets_table(frame: pd.DataFrame, record: dict[str, Any]) -> str:
     if same is not None:
         least = min(same["agreement"].values())
         rows.append(
-            _target(
+            target_row(
                 "rank correlation of position scores, same factors, float32",
                 "0.99 or more",
                 f"{least:.4f}",
@@ -226,15 +228,6 @@ def targets_table(frame: pd.DataFrame, record: dict[str, Any]) -> str:
         )
     headers = ["at 1.03 billion parameters", "asked", "measured", ""]
     return html_table(headers, rows, left=1, label="Targets on one GPU", stacked=True)
-
-
-def _target(what: str, asked: str, measured: str, met: bool) -> list[str]:
-    verdict = (
-        '<span class="verdict-reproduced">met</span>'
-        if met
-        else '<span class="verdict-not-reproduced">missed</span>'
-    )
-    return [escape(what), asked, f"<strong>{measured}</strong>", verdict]
 
 
 def ratio_table(frame: pd.DataFrame) -> str:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from infra_lib import style
 from infra_lib.files import copied
+from infra_lib.tables import escape
 
 
 def read_record(root: Path, name: str) -> dict[str, Any] | None:
@@ -41,3 +42,13 @@ def shown(
         results=results,
     )
     return (folder / f"{name}.md").read_text(encoding="utf-8")
+
+
+def target_row(what: str, asked: str, measured: str, met: bool) -> list[str]:
+    """Return a row of a table of targets: what, what was asked, what was measured, met or missed."""
+    verdict = (
+        '<span class="verdict-reproduced">met</span>'
+        if met
+        else '<span class="verdict-not-reproduced">missed</span>'
+    )
+    return [escape(what), asked, f"<strong>{measured}</strong>", verdict]

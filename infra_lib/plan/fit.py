@@ -72,7 +72,7 @@ def _next_change(plan: Plan, step: Step) -> tuple[str, Plan] | None:
 
 def _what_would(plan: Plan, step: Step) -> str:
     """Return what a step needs and what would hold it, as the end of "it must be …"."""
-    text = f"{step.peak_bytes / 2**30:.0f} GiB or more for {step.notebook}, {step.what}"
+    text = f"{gib(step.peak_bytes)} or more for {step.notebook}, {step.what}"
     if step.what == "fine-tune":
         return f"{text}; with more devices each holds less (--gpus)"
     lengths = plan.work.lengths.longest

@@ -19,7 +19,7 @@ from infra_lib.plan.hardware import count, duration, gib, gpu_machine
 from infra_lib.plan.report import comparison
 from infra_lib.plan.workload import Lengths
 from infra_lib.provenance import environment
-from infra_lib.tables import badge, escape, html_table
+from infra_lib.tables import NOT_AVAILABLE, badge, escape, html_table
 
 LENGTHS = Lengths(prompt=400, response=5000, longest=6144)
 """Tokens of long reasoning traces, cut at 6,144: our choice for these plans."""
@@ -52,7 +52,7 @@ def plans_table(root: Path) -> str:
     for row in each_row(pd.DataFrame(record["rows"])):
         if row.refused:
             verdict = '<span class="verdict-not-reproduced">does not fit</span>'
-            cost = [f"{verdict}<br><small>{escape(row.refused)}</small>", "", ""]
+            cost = [f"{verdict}<br><small>{escape(row.refused)}</small>", NOT_AVAILABLE, NOT_AVAILABLE]
         else:
             how = escape(row.changes) or "as it is"
             cost = [f"<small>{how}</small>", gib(row.peak_bytes), duration(row.seconds)]

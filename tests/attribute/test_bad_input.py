@@ -165,6 +165,20 @@ def test_torn_models_are_named(model_folder, files, tmp_path) -> None:
 
 
 @pytest.mark.usefixtures("nothing_heavy")
+def test_a_configuration_of_no_known_model_is_named(model_folder, files, tmp_path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    for kind in ("no_such_model", None):
+        changed = {k: v for k, v in config.items() if k != "model_type"} | (
+            {"model_type": kind} if kind else {}
+        )
+        (folder / "config.json").write_text(json.dumps(changed))
+        with pytest.raises(ModelError, match=f"no configuration of {folder}|cannot load"):
+            run(folder, files, tmp_path / "out")
+
+
+@pytest.mark.usefixtures("nothing_heavy")
 def test_a_tokenizer_of_another_model_is_named(tokenizer, files, tmp_path) -> None:
     save_model(tiny_qwen2(50), tokenizer, tmp_path / "model")
     with pytest.raises(ModelError, match=r"gives token \d+, and the model .* has tokens 0 to 49"):
