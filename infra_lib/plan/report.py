@@ -17,6 +17,7 @@ from infra_lib.plan.estimate import Architecture, Choices, Plan, Size, Step
 from infra_lib.plan.fit import fitted
 from infra_lib.plan.hardware import Machine, count, duration, gib
 from infra_lib.plan.workload import Lengths, Workload, expected_lengths, workload
+from infra_lib.pretrained import readable_config
 from infra_lib.study import Study
 
 ARCHITECTURES = Path(__file__).with_name("architectures")
@@ -132,7 +133,7 @@ def find_config(study: Study, root: Path) -> tuple[str, Any]:
     """
     source = study.base_model or f"{study.base_folder}/seed{study.base_seeds[0]}"
     if (root / source / "config.json").is_file():
-        return source, model_config(root / source)
+        return source, readable_config(root / source)
     known = source.rsplit("/", 1)[-1].lower().removesuffix("-instruct")
     if (ARCHITECTURES / f"{known}.json").is_file():
         return source, known_config(known)
