@@ -9,11 +9,14 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from infra_lib.errors import InfraError, InfraWarning, printable
+from infra_lib.errors import InfraError, InfraWarning, ParameterError, printable
+
+if TYPE_CHECKING:
+    from infra_lib.verify import Report
 
 _showwarning = warnings.showwarning
 
@@ -399,13 +402,20 @@ def verify_command(
         bool,
         typer.Option("--update-records", help="List the files of records/ anew, after a wanted change."),
     ] = False,
+    scores: Annotated[
+        Path | None, typer.Option(help="Check a folder that infra attribute wrote, and nothing else.")
+    ] = None,
 ) -> None:
     """Check every artefact against its checksum: a study's results, the records, the book."""
     from infra_lib.checksums import write_manifest
     from infra_lib.layout import project_root, stage_folder
     from infra_lib.study import study_names, unknown
-    from infra_lib.verify import verify
+    from infra_lib.verify import verify, verify_scores
 
+    if scores is not None:
+        if not scores.is_dir():
+            raise ParameterError("--scores", str(scores), "a folder that infra attribute wrote")
+        _show(verify_scores(scores))
     root = project_root()
     if update_records:
         typer.echo(f"wrote {write_manifest(root / 'records')}")
@@ -417,7 +427,10 @@ def verify_command(
         raise unknown("study", study, known)
     if not stage_folder(study, "study.json", root).exists():
         typer.echo(f"study {study} has not run here; its results are not among what is checked", err=True)
-    report = verify(root, study)
+    _show(verify(root, study))
+
+
+def _show(report: Report) -> NoReturn:
     typer.echo("\n".join(report.lines()))
     raise typer.Exit(1 if report.problems else 0)
 

@@ -32,7 +32,9 @@ from infra_lib.examples import Example, is_text
 from infra_lib.files import replace_folder
 
 LINEAR_TYPES = (nn.Linear, Conv1D)
-_MLP_PARENT = re.compile(r"(^|\.)(mlp|feed_forward|ffn|fc1|fc2)(\.|$)")
+_MLP_PARENT = re.compile(r"(^|\.)(mlp|shared_mlp|feed_forward|ffn|fc1|fc2)(\.|$)")
+# By what a module is, and not by a family's name: GraniteMoeHybrid without experts is a dense model.
+_EXPERTS = re.compile(r"(Experts?|MoE|Moe|MoeBlock|Router)$")
 
 
 # --- Loading and saving ------------------------------------------------------------------
@@ -506,7 +508,7 @@ def linears(model: Any, pattern: str | None) -> dict[str, nn.Module]:
 
 def _expert_reason(model: Any) -> str | None:
     for name, module in model.named_modules():
-        if re.search(r"expert|moe", type(module).__name__, re.IGNORECASE):
+        if _EXPERTS.search(type(module).__name__):
             return (
                 f"{type(model).__name__} is a mixture of experts ({name}): each expert sees only the tokens "
                 "routed to it, so one Kronecker factor per layer does not describe it; use a dense model"

@@ -111,6 +111,25 @@ class _Gradients(AbstractGradientComputer):
         return self.modelout_fn.get_out_to_loss_grad(self.model, batch)
 
 
+def batch_dependence(
+    model: Any, encoded: Sequence[Encoded], *, pattern: str | None = None, pad_id: int = 0
+) -> float:
+    """Return how far examples' gradients of f in one batch lie from those of the examples alone.
+
+    The largest difference of an entry, relative to the largest entry; rounding where all is well.
+    """
+    names = [f"{name}.weight" for name in linears(model, pattern)]
+    computer = _Gradients(model, _Output(), 0, dtype=torch.float32, device=model.device, grad_wrt=names)
+
+    def gradients(groups: Sequence[Batch]) -> Tensor:
+        found = torch.cat([computer.compute_per_sample_grad(batch.to(model.device)) for batch in groups])
+        return found[torch.tensor([row for batch in groups for row in batch.rows]).argsort()]
+
+    room = len(encoded) * max(len(row.input_ids) for row in encoded)
+    together, alone = (gradients(batches(encoded, batch_tokens=n, pad_id=pad_id)) for n in (room, 1))
+    return float((together - alone).abs().max() / alone.abs().max())
+
+
 def trak_scores(
     model: Any,
     train: Sequence[Encoded],

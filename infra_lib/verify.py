@@ -7,7 +7,7 @@ book is built from, and the built book.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ MENDING = {
     "training runs": "the next stage that needs it trains it again",
     "answers": "the next stage that needs it takes the exam again",
     "checkpoints and factors": "the next run that needs it goes on without it",
+    "scores": "`infra attribute` with the same options writes it again",
     "study": "`infra run --study {study}` writes it again",
     "records": "restore it from version control (after a wanted change: `infra verify --update-records`)",
     "book's copies": "`infra book --study {study}` copies it again",
@@ -89,6 +90,15 @@ class Report:
 def verify(root: Path, study: str, *, progress: bool = True) -> Report:
     """Check all artefacts of a study, the records, and the book; nothing is changed."""
     items = [*_study_items(stage_folder(study, ".", root).resolve()), *_project_items(root)]
+    return _check(items, root, study, progress)
+
+
+def verify_scores(folder: Path, *, progress: bool = True) -> Report:
+    """Check a folder that ``infra attribute`` wrote: its record, its tables, its factors."""
+    return _check([*_score_items(folder.resolve())], folder.resolve(), "", progress)
+
+
+def _check(items: Sequence[Item], root: Path, study: str, progress: bool) -> Report:
     tallies = {kind: Tally() for kind in MENDING}
     problems = []
     for item in tqdm(items, desc="verifying", unit="file", disable=not progress):
@@ -140,6 +150,17 @@ def _stage_items(folder: Path) -> Iterator[Item]:
     except (DataError, OSError):
         return
     yield _with_digest("stages", folder / "notebook.ipynb", executed)
+
+
+def _score_items(folder: Path) -> Iterator[Item]:
+    yield _sealed("scores", folder / "provenance.json")
+    try:
+        listed = read_sealed(folder / "provenance.json").get("files", {})
+    except (DataError, OSError):
+        listed = {}
+    yield from (_with_digest("scores", folder / name, digest) for name, digest in listed.items())
+    for checksum in sorted((folder / "factors").rglob("*.sha256")):
+        yield _with_checksum("checkpoints and factors", checksum.with_suffix(""))
 
 
 def _project_items(root: Path) -> Iterator[Item]:

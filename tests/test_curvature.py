@@ -13,7 +13,7 @@ from infra_lib.curvature import eigenbasis, fit_factors, partitions, watched
 from infra_lib.curvature.labels import LabelSource
 from infra_lib.curvature.moments import STRIP, add_outer, add_squares, mirror
 from infra_lib.errors import DataError, ModelError, NumericalError, ParameterError
-from infra_lib.influence import check_model
+from infra_lib.influence import check_model, precondition, target_gradient
 from infra_lib.models import batches, encode, mlp_linears
 from infra_lib.responses import token_log_probs
 
@@ -88,8 +88,13 @@ def test_factors_depend_on_neither_batches_nor_partitions(tokenizer, rows, chang
     for name, layer in plain.layers.items():
         found = other.layers[name]
         for field in ("s_in", "s_out", "diagonal"):
-            assert torch.allclose(getattr(layer, field), getattr(found, field), rtol=1e-3, atol=1e-6)
+            assert torch.allclose(getattr(layer, field), getattr(found, field), rtol=1e-4, atol=1e-6)
         assert layer.corrected.sum() == pytest.approx(float(found.corrected.sum()), rel=1e-4)
+    # Equal eigenvalues leave their basis open; what EK-FAC makes of a gradient does not depend on it.
+    gradient = target_gradient(model, list(plain.layers), rows[:4])
+    ours, others = (precondition(factors, gradient, damping=0.3) for factors in (plain, other))
+    for name, direction in ours.items():
+        assert torch.allclose(direction, others[name], rtol=1e-4, atol=1e-5 * direction.abs().max())
 
 
 def test_sampled_labels_follow_the_seed(tokenizer, rows) -> None:
@@ -177,7 +182,7 @@ def test_factors_depend_on_neither_padding_side_nor_threads(tokenizer, rows, mon
         found = other.layers[name]
         for field in ("s_in", "s_out", "diagonal"):
             expected = getattr(layer, field)
-            assert torch.allclose(getattr(found, field), expected, rtol=1e-3, atol=1e-5 * expected.max())
+            assert torch.allclose(getattr(found, field), expected, rtol=1e-4, atol=1e-5 * expected.max())
 
 
 def test_second_moments_are_the_same_whichever_side_is_rotated_first() -> None:
@@ -206,7 +211,7 @@ def test_long_and_short_examples_rotate_different_sides_to_the_same_factors(toke
     for name, (_, _, grads) in reference.items():
         layer = factors.layers[name]
         rotated = (layer.q_out.double().T @ grads @ layer.q_in.double()).square().mean(0)
-        assert torch.allclose(layer.corrected.double(), rotated, rtol=1e-3, atol=1e-5 * rotated.max())
+        assert torch.allclose(layer.corrected.double(), rotated, rtol=1e-4, atol=1e-6 * rotated.max())
 
 
 def test_outer_products_fill_a_symmetric_matrix_across_strips() -> None:

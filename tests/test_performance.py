@@ -31,6 +31,8 @@ def test_quick_benchmarks_record_what_they_measured(quick) -> None:
     record = json.loads((quick / "records/benchmarks/attribution.json").read_text(encoding="utf-8"))
     assert {run["library"] for run in record["runs"]} >= {"infra", "trak"}
     assert all(run["seconds"] > 0 and run["forward_seconds"] > 0 for run in record["runs"])
+    for size in record["settings"]["sizes"]:
+        assert {r["library"] for r in record["runs"] if r["size"] == size} >= {"infra", "trak"}
     assert record["environment"]["versions"]["torch"]
     assert record["settings"]["threads"] == 1
     if "kronfluence" in record["peers"]:
@@ -46,6 +48,7 @@ def test_page_shows_the_record_and_its_origin(quick, tmp_path) -> None:
     record = json.loads((quick / "records/benchmarks/attribution.json").read_text(encoding="utf-8"))
     ratios = fragments["performance_ratios"]
     assert "recorded run" in ratios
+    assert "of the time)" in fragments["performance_notes"]
     assert record["started"][:10] in ratios.replace("&#45;", "-")
     for row in record["summary"]:
         assert f"{row['seconds']:.2f}" in ratios

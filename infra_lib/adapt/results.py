@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from infra_lib.checksums import damage
 from infra_lib.errors import DataError
 from infra_lib.examples import Example, scan_jsonl
 from infra_lib.files import read_sealed
@@ -71,6 +72,9 @@ def load_results(folder: Path, train: Path, target: Path) -> Results:
     DataError
         For a file that is missing, torn, or of other examples.
     """
+    record = read_sealed(folder / RECORD)
+    if damaged := damage(folder, record.get("files", {})):
+        raise DataError(folder / damaged[0], "is missing or torn, or was changed since it was written")
     examples = {example.id: example for example in scan_jsonl(train)[0]}
     tables = {
         name: load_table(folder / f"{name}.parquet")
@@ -81,7 +85,7 @@ def load_results(folder: Path, train: Path, target: Path) -> Results:
     return Results(
         **tables,
         provenance=load_json(folder / "provenance.json"),
-        record=read_sealed(folder / RECORD),
+        record=record,
         train=examples,
     )
 

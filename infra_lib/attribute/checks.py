@@ -1,7 +1,7 @@
 """Guards: scores that mean nothing raise, and a sample is computed a second way.
 
 ``single_against_batch``
-    A few examples are scored alone; batches, padding and shards must not matter.
+    A few examples are scored alone (for TRAK: differentiated); batches, padding and shards must not matter.
 ``against_float32``
     Below float32, a sample is scored again with the model in float32, along the same direction; and the
     target's gradient on a sample of its examples is compared too. The factors are not computed again.
@@ -30,6 +30,9 @@ from infra_lib.models import Encoded
 
 SAMPLE = 8
 """Examples that are scored again in float32."""
+
+ALONE = 4
+"""Examples that are scored alone, too."""
 
 WARN_BELOW, RAISE_BELOW = 0.95, 0.5
 """Cosines to float32."""
@@ -72,19 +75,38 @@ def single_against_batch(
     NumericalError
         Where one is above :data:`SINGLE_TOLERANCE` and ``enforce`` is set (in float32).
     """
-    rows = sample(len(encoded), 4)
+    rows = sample(len(encoded), ALONE)
     alone = example_scores(scorer([encoded[row] for row in rows], batch_tokens=1))
     found = {
         target: float(np.abs(alone[target] - values[rows]).max() / np.abs(values).max())
         for target, values in totals.items()
     }
     for target, difference in found.items():
-        if enforce and not difference <= SINGLE_TOLERANCE:
-            raise NumericalError(
-                f"scores on {target} depend on the batch: alone they differ by {difference:.1e} of the "
-                f"largest (allowed: {SINGLE_TOLERANCE:g}); the model mixes up a batch's rows or its padding"
-            )
+        if enforce:
+            refuse_batch_dependence(difference, f"scores on {target}")
     return found
+
+
+def refuse_batch_dependence(difference: float, what: str) -> None:
+    """Raise where examples alone differ from the same examples in batches.
+
+    Parameters
+    ----------
+    difference
+        The largest, relative to the largest value.
+    what
+        What was computed twice, in the plural.
+
+    Raises
+    ------
+    NumericalError
+        Where it is above :data:`SINGLE_TOLERANCE`, or no number.
+    """
+    if not difference <= SINGLE_TOLERANCE:
+        raise NumericalError(
+            f"{what} depend on the batch: alone they differ by {difference:.1e} of the "
+            f"largest (allowed: {SINGLE_TOLERANCE:g}); the model mixes up a batch's rows or its padding"
+        )
 
 
 def against_float32(

@@ -34,6 +34,9 @@ CURVATURE = ("ekfac", "kfac", "diagonal", "identity")
 GRADIENT = (*CURVATURE, "graddot", "gradcos")
 """Methods whose scores are sums over tokens, for which self-influence exists."""
 
+OF_LAYERS = (*GRADIENT, "trak")
+"""Methods that differentiate by the weights of layers; the others take a model whatever it is made of."""
+
 LEVELS = ("example", "sentence", "token")
 READINGS = ("loss", "position")
 DTYPES = ("float32", "bfloat16", "float16")

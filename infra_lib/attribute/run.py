@@ -15,13 +15,13 @@ from typing import Any
 import torch
 
 from infra_lib.attribute.inputs import Inputs, read_inputs
-from infra_lib.attribute.options import CURVATURE, Options
+from infra_lib.attribute.options import CURVATURE, OF_LAYERS, Options
 from infra_lib.attribute.score import Scores, mean_of, score_model, score_trak
-from infra_lib.attribute.write import meaning, write_tables
+from infra_lib.attribute.write import meaning, recorded_files, write_tables
 from infra_lib.curvature import partitions, weight_shape
 from infra_lib.distributed import check_same, is_main, process_group, size
 from infra_lib.errors import ModelError, ParameterError
-from infra_lib.files import digest_of, file_digest, write_json
+from infra_lib.files import digest_of, file_digest, write_sealed
 from infra_lib.models import check_model_folder, linears, load_model, load_tokenizer
 from infra_lib.pretrained import readable_config
 from infra_lib.provenance import environment
@@ -68,11 +68,15 @@ def attribute(options: Options, *, progress: bool = True) -> Path:
             }
             scores = mean_of(parts)
         if is_main():
-            write_tables(options, tokenizer, inputs, scores)
+            kept = recorded_files(options.out)
+            kept |= {
+                path.name: file_digest(path) for path in write_tables(options, tokenizer, inputs, scores)
+            }
             record = _provenance(options, inputs, names, scores, by_checkpoint)
             record |= {"architecture": architecture, "inputs": digests, "environment": environment(device)}
             record["seconds"] = round(time.perf_counter() - started, 2)
-            write_json(options.out / "provenance.json", record)
+            record["files"] = kept
+            write_sealed(options.out / "provenance.json", record)
     return options.out
 
 
@@ -113,7 +117,7 @@ def _check_alike(first: str, other: str) -> None:
 
 
 def _load(options: Options, source: str, device: str, inputs: Inputs) -> tuple[Any, list[str]]:
-    """Return a model that can be attributed, and the names of its layers.
+    """Return a model that can be attributed, and the names of the layers that the method differentiates by.
 
     Raises
     ------
@@ -134,6 +138,8 @@ def _load(options: Options, source: str, device: str, inputs: Inputs) -> tuple[A
             f"the tokenizer of {options.model} gives token {highest}, and the model {source} has tokens 0 to "
             f"{vocabulary - 1}: they do not belong together"
         )
+    if options.method not in OF_LAYERS:
+        return model, []
     chosen = linears(model, options.layers)
     if options.method in CURVATURE:
         try:

@@ -107,15 +107,21 @@ def _plain(options: Options, model: Any, inputs: Inputs, size: Mapping[str, Any]
     if options.method == "length":
         return Scores(dict.fromkeys(inputs.targets, baselines.lengths(inputs.encoded)))
     values = baselines.losses(model, inputs.encoded, **size)
-    checked: dict[str, Any] = {}
-    if options.dtype != "float32":
+    guards.refuse_meaningless(dict.fromkeys(inputs.targets, values))
+    rows = guards.sample(len(inputs.encoded), guards.ALONE)
+    alone = baselines.losses(
+        model, [inputs.encoded[row] for row in rows], pad_id=size["pad_id"], batch_tokens=1
+    )
+    difference = float(np.abs(alone - values[rows]).max() / np.abs(values).max())
+    checked: dict[str, Any] = {"single_against_batch": dict.fromkeys(inputs.targets, difference)}
+    if options.dtype == "float32":
+        guards.refuse_batch_dependence(difference, "losses")
+    else:
         rows = guards.sample(len(inputs.encoded), guards.SAMPLE)
         exact = baselines.losses(model.float(), [inputs.encoded[row] for row in rows], **size)
         found = dict.fromkeys(inputs.targets, guards.compare(values[rows], exact))
-        checked = {
-            "against_float32": found,
-            "warnings": guards.judge(found, options.dtype, with_tokens=False),
-        }
+        checked["against_float32"] = found
+        checked["warnings"] = guards.judge(found, options.dtype, with_tokens=False)
     return Scores(dict.fromkeys(inputs.targets, values), checks=checked)
 
 
@@ -128,8 +134,12 @@ def score_trak(
     pad_id: int,
 ) -> Scores:
     """Score with TRAK, whose own ensemble takes all checkpoints at once."""
-    from infra_lib.trak_scores import trak_scores  # here, since trak configures logging when imported
+    # here, since trak configures logging when imported
+    from infra_lib.trak_scores import batch_dependence, trak_scores
 
+    rows = [inputs.encoded[row] for row in guards.sample(len(inputs.encoded), guards.ALONE)]
+    difference = batch_dependence(model, rows, pattern=options.layers, pad_id=pad_id)
+    guards.refuse_batch_dependence(difference, "TRAK's gradients")
     found = trak_scores(
         model,
         inputs.encoded,
@@ -141,7 +151,11 @@ def score_trak(
         batch_tokens=options.batch_tokens,
     )
     guards.refuse_meaningless(found.scores)
-    return Scores(found.scores, checks={"self_rank": found.self_rank})
+    checked = {
+        "self_rank": found.self_rank,
+        "single_against_batch": dict.fromkeys(inputs.targets, difference),
+    }
+    return Scores(found.scores, checks=checked)
 
 
 def _by_gradients(

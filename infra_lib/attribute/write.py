@@ -13,6 +13,10 @@ An example's score is the sum of its sentences' and of its tokens', unless it is
 (:mod:`infra_lib.attribute.normalise`). In the position reading the prompt's positions carry gradient
 too; their share has ``index`` and ``position`` −1 and an empty span, so that the sums still hold.
 
+``provenance.json`` lists the checksums of all of them and carries its own, so that ``infra verify --scores``
+and whatever reads the tables later find a changed byte. A later run into the same folder keeps what is
+recorded of tables that it does not write.
+
 The schema of each table holds, under the key ``infra``, JSON that says how to read its numbers
 (:func:`meaning`): ``json.loads(pyarrow.parquet.read_schema(path).metadata[b"infra"])``.
 """
@@ -34,8 +38,10 @@ from infra_lib.attribute.normalise import SUMS_HOLD, by_length
 from infra_lib.attribute.options import CURVATURE, GRADIENT, Options
 from infra_lib.attribute.score import Scores
 from infra_lib.attributes import score_table
+from infra_lib.checksums import damage
+from infra_lib.errors import DataError
 from infra_lib.examples import Example, Sentence
-from infra_lib.files import replacing, write_text
+from infra_lib.files import read_sealed, replacing, write_text
 from infra_lib.influence import response_positions, sum_over_spans
 from infra_lib.models import Encoded
 from infra_lib.sentences import split_sentences
@@ -87,20 +93,59 @@ def meaning(options: Options) -> dict[str, Any]:
     }
 
 
-def write_tables(options: Options, tokenizer: Any, inputs: Inputs, scores: Scores) -> None:
-    """Write the tables that were asked for, each whole or not at all, and the list of what was skipped."""
+def recorded_files(folder: Path) -> dict[str, str]:
+    """Return the digests, by name, of the files that an attribution wrote into a folder and are there still.
+
+    Empty where there is no record that can be trusted: a first run, or a torn one, which is written anew.
+    """
+    try:
+        found = read_sealed(folder / "provenance.json").get("files", {})
+    except (OSError, DataError):
+        return {}
+    return {name: digest for name, digest in found.items() if (folder / name).is_file()}
+
+
+def check_table(path: Path) -> None:
+    """Raise for a table of scores that is not the one that the attribution beside it wrote.
+
+    A table that lies alone, without ``provenance.json``, passes: nothing was recorded of it.
+
+    Raises
+    ------
+    DataError
+        For a changed or torn table, or record.
+    """
+    record = path.with_name("provenance.json")
+    if not record.is_file():
+        return
+    digests = read_sealed(record).get("files", {})
+    if path.name in digests and damage(path.parent, {path.name: digests[path.name]}):
+        raise DataError(path, "is torn, or was changed since it was written; run infra attribute again")
+
+
+def write_tables(options: Options, tokenizer: Any, inputs: Inputs, scores: Scores) -> list[Path]:
+    """Write the tables that were asked for, each whole or not at all, and the list of what was skipped.
+
+    Returns their paths.
+    """
+    written: list[Path] = []
+
+    def keep(name: str, frame: pd.DataFrame, read_as: Mapping[str, Any]) -> None:
+        _to_parquet(options.out / name, frame, read_as)
+        written.append(options.out / name)
+
     counts = [row.n_tokens for row in inputs.encoded]
     read_as = meaning(options)
     if "example" in options.levels:
         values = {
             target: by_length(sums, counts, options.normalise) for target, sums in scores.examples.items()
         }
-        _to_parquet(options.out / "examples.parquet", score_table(values, inputs.train, counts), read_as)
+        keep("examples.parquet", score_table(values, inputs.train, counts), read_as)
     if scores.tokens is not None and "sentence" in options.levels:
         table = _sentence_table(inputs, scores.tokens, options.normalise)
-        _to_parquet(options.out / "sentences.parquet", table, read_as)
+        keep("sentences.parquet", table, read_as)
     if scores.tokens is not None and "token" in options.levels:
-        _to_parquet(options.out / "tokens.parquet", _token_table(tokenizer, inputs, scores.tokens), read_as)
+        keep("tokens.parquet", _token_table(tokenizer, inputs, scores.tokens), read_as)
     if scores.self_influence is not None:
         ids = [example.id for example in inputs.train]
         table = pd.DataFrame({"id": ids, "self_influence": scores.self_influence, "n_tokens": counts})
@@ -109,11 +154,13 @@ def write_tables(options: Options, tokenizer: Any, inputs: Inputs, scores: Score
             "normalise": "none",
             "sums": None,
         }
-        _to_parquet(options.out / "self_influence.parquet", table, read_as | changed)
+        keep("self_influence.parquet", table, read_as | changed)
     if options.skip_bad:
         lines = [{"file": str(p.path), "line": p.line, "problem": p.problem} for p in inputs.skipped]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         write_text(options.out / "skipped.jsonl", text)
+        written.append(options.out / "skipped.jsonl")
+    return written
 
 
 def _to_parquet(path: Path, frame: pd.DataFrame, read_as: Mapping[str, Any]) -> None:

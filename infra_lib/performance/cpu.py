@@ -145,14 +145,21 @@ def targets_table(record: dict[str, Any]) -> str:
 
 
 def remarks(record: dict[str, Any]) -> str:
-    """Return the record's notes, and TRAK's time where it was measured."""
+    """Return the record's notes, and TRAK's time and memory beside ours where it was measured."""
     lines = [f"- {escape(note)}" for note in record["notes"]]
-    lines += [
-        f"- TRAK through `trak`, example scores at {run['parameters'] / 1e6:.1f} million parameters: "
-        f"{run['seconds']:.2f} s, {run['peak_bytes'] / 2**20:.0f} MiB"
-        for run in record["runs"]
-        if run["library"] == "trak"
-    ]
+    for run in record["runs"]:
+        if run["library"] != "trak":
+            continue
+        rows = {row["what"]: row for row in record["summary"] if row["size"] == run["size"]}
+        whole = [rows["fitting factors"], rows["token, sentence and example scores"]]
+        seconds = sum(row["seconds"] for row in whole)
+        peak = max(row["peak_bytes"] for row in whole)
+        lines.append(
+            f"- TRAK through `trak`, example scores at {run['parameters'] / 1e6:.1f} million parameters: "
+            f"{run['seconds']:.1f} s and {run['peak_bytes'] / 2**20:.0f} MiB; fitting and scoring here, "
+            f"sentences and tokens with it: {seconds:.1f} s and {peak / 2**20:.0f} MiB "
+            f"({seconds / run['seconds']:.2f} of the time)"
+        )
     return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
+from infra_lib.attribute.write import check_table
 from infra_lib.errors import DataError, ParameterError
 from infra_lib.examples import Example, read_jsonl, to_record
 from infra_lib.files import write_text
@@ -168,6 +169,7 @@ def _guided(options: ReweightOptions, train: Sequence[Example]) -> Arm:
     path = path / SCORES if path.is_dir() else path
     if not path.is_file():
         raise DataError(path, "no such file; give a folder that infra attribute wrote")
+    check_table(path)
     try:
         frame = pd.read_parquet(path, columns=["id", "target", "score"])
     except (OSError, ValueError, pa.ArrowException) as error:

@@ -30,6 +30,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "granite": _LLAMA_LIKE,
     "stablelm": _LLAMA_LIKE,
     "cohere": _LLAMA_LIKE,
+    # A family of mixtures, in which a model may have no experts at all.
+    "granitemoehybrid": _LLAMA_LIKE
+    | {
+        "num_local_experts": 0,
+        "shared_intermediate_size": 48,
+        "layer_types": ["attention", "attention"],
+        "mamba_n_heads": 8,
+        "mamba_d_head": "auto",
+    },
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512},
     "gpt_neox": {
         "hidden_size": 32,

@@ -58,7 +58,7 @@ def test_provenance_says_what_was_done(model_folder, files, tmp_path) -> None:
     assert record["options"]["method"] == "ekfac"
     assert record["reading"] == "loss"
     assert set(record["target_examples"]) == {"math", "code"}
-    assert max(record["checks"]["single_against_batch"].values()) < 1e-3
+    assert max(record["checks"]["single_against_batch"].values()) < 1e-4
     assert record["checks"]["factors"]["orthogonality"] < 1e-4
 
 
@@ -68,7 +68,7 @@ def test_the_readings_agree_on_examples(model_folder, files, tmp_path) -> None:
         for r in ("loss", "position")
     ]
     scale = frames[0]["score"].abs().max()
-    assert np.allclose(frames[0]["score"], frames[1]["score"], rtol=1e-3, atol=1e-4 * scale)
+    assert np.allclose(frames[0]["score"], frames[1]["score"], rtol=1e-4, atol=1e-5 * scale)
 
 
 def test_an_example_that_is_its_own_target_is_among_the_most_helpful(model_folder, splits, tmp_path) -> None:
@@ -162,7 +162,7 @@ def test_every_dense_decoder_family_is_attributed(family, tokenizer, files, tmp_
     tokens = pd.read_parquet(out / "tokens.parquet").groupby(["id", "target"])["score"].sum()
     assert np.allclose(tokens.reindex(examples.index), examples, rtol=1e-4, atol=1e-4 * examples.abs().max())
     record = json.loads((out / "provenance.json").read_text())
-    assert max(record["checks"]["single_against_batch"].values()) < 2e-3
+    assert max(record["checks"]["single_against_batch"].values()) < 1e-3
     assert len(record["layers"]) >= 4
 
 
@@ -172,6 +172,14 @@ def test_mixtures_of_experts_are_refused_with_the_reason(family, tokenizer, file
     save_model(build(family, EXPERTS[family], len(tokenizer)), tokenizer, tmp_path / "model")
     with pytest.raises(ModelError, match="mixture of experts"):
         run(tmp_path / "model", files, tmp_path / "out")
+
+
+@pytest.mark.parametrize("method", ["loss", "length", "bm25", "random"])
+def test_methods_without_layers_take_mixtures_of_experts(method, tokenizer, files, tmp_path) -> None:
+    save_model(build("mixtral", EXPERTS["mixtral"], len(tokenizer)), tokenizer, tmp_path / "model")
+    out = run(tmp_path / "model", files, tmp_path / "out", method=method)
+    assert len(pd.read_parquet(out / "examples.parquet")) == 20
+    assert json.loads((out / "provenance.json").read_text())["layers"] == []
 
 
 @pytest.mark.reliability(kind="bad input", title="an option of infra attribute that cannot be")

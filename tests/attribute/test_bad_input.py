@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import tiny_qwen2
-from running import options, run, scores
+from running import ALL, options, provenance, run, scores
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -24,8 +25,13 @@ from infra_lib.checksums import write_checksum
 from infra_lib.cli import app
 from infra_lib.errors import DataError, InfraError, ModelError, ParameterError
 from infra_lib.models import load_tokenizer, save_model
+from infra_lib.reweight.command import ReweightOptions, reweight_files
 
 GOOD = {"id": "new", "domain": "math", "prompt": "p", "response": "So the answer is 4."}
+
+
+def bad(title: str) -> pytest.MarkDecorator:
+    return pytest.mark.reliability(kind="bad input", title=title)
 
 
 @pytest.fixture
@@ -67,13 +73,16 @@ BAD_LINES = {
 }
 
 
-@pytest.mark.parametrize("file", ["train", "target"])
-@pytest.mark.parametrize("case", BAD_LINES)
+# A domain of the target file is a target, and its ids are its own.
+@bad("infra attribute: one bad line of each kind")
+@pytest.mark.parametrize(
+    ("file", "case"),
+    [("train", case) for case in BAD_LINES]
+    + [("target", case) for case in BAD_LINES if case not in ("no target", "id twice")],
+)
 @pytest.mark.usefixtures("nothing_heavy")
 def test_a_bad_line_is_named_before_anything_heavy(model_folder, files, tmp_path, case, file) -> None:
     line, problem = BAD_LINES[case]
-    if file == "target" and case in ("no target", "id twice"):
-        pytest.skip("a domain of the target is a target, and its ids are its own")
     for name in ("train", "target"):
         shutil.copy(files / f"{name}.jsonl", tmp_path)
     lines = (tmp_path / f"{file}.jsonl").read_bytes().count(b"\n")
@@ -85,6 +94,7 @@ def test_a_bad_line_is_named_before_anything_heavy(model_folder, files, tmp_path
     assert caught.value.path == tmp_path / f"{file}.jsonl"
 
 
+@bad("infra attribute --skip-bad: a file of bad lines")
 def test_skip_bad_goes_on_and_lists_every_line_of_both_files(model_folder, files, tmp_path) -> None:
     wrong = [line for case, (line, _) in BAD_LINES.items() if case not in ("no target", "id twice")]
     expected, counts = [], {}
@@ -102,6 +112,7 @@ def test_skip_bad_goes_on_and_lists_every_line_of_both_files(model_folder, files
     assert (clean / "skipped.jsonl").read_text() == ""
 
 
+@bad("infra attribute: a file without an example")
 @pytest.mark.parametrize("file", ["train", "target"])
 @pytest.mark.parametrize(
     ("content", "problem"),
@@ -125,6 +136,7 @@ def test_files_without_an_example_are_named(model_folder, files, tmp_path, file,
     assert caught.value.path == path
 
 
+@bad("infra attribute: a model without MLP linears")
 @pytest.mark.usefixtures("nothing_heavy")
 def test_a_model_without_mlp_linears_is_refused(tokenizer, files, tmp_path, monkeypatch) -> None:
     config = GPT2Config(
@@ -143,6 +155,7 @@ def test_a_model_without_mlp_linears_is_refused(tokenizer, files, tmp_path, monk
         run(tmp_path / "model", files, tmp_path / "out")
 
 
+@bad("infra attribute: weights that are not finite")
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.usefixtures("nothing_heavy")
 def test_weights_that_are_not_finite_are_named(tokenizer, files, tmp_path, value) -> None:
@@ -154,6 +167,7 @@ def test_weights_that_are_not_finite_are_named(tokenizer, files, tmp_path, value
         run(tmp_path / "model", files, tmp_path / "out")
 
 
+@bad("infra attribute: a torn model")
 @pytest.mark.usefixtures("nothing_heavy")
 def test_torn_models_are_named(model_folder, files, tmp_path) -> None:
     for name, content in (("model.safetensors", b"torn"), ("config.json", b"{")):
@@ -164,6 +178,7 @@ def test_torn_models_are_named(model_folder, files, tmp_path) -> None:
             run(folder, files, tmp_path / "out")
 
 
+@bad("infra attribute: a configuration of no known model")
 @pytest.mark.usefixtures("nothing_heavy")
 def test_a_configuration_of_no_known_model_is_named(model_folder, files, tmp_path) -> None:
     folder = tmp_path / "model"
@@ -178,6 +193,7 @@ def test_a_configuration_of_no_known_model_is_named(model_folder, files, tmp_pat
             run(folder, files, tmp_path / "out")
 
 
+@bad("infra attribute: a tokenizer of another model")
 @pytest.mark.usefixtures("nothing_heavy")
 def test_a_tokenizer_of_another_model_is_named(tokenizer, files, tmp_path) -> None:
     save_model(tiny_qwen2(50), tokenizer, tmp_path / "model")
@@ -185,6 +201,7 @@ def test_a_tokenizer_of_another_model_is_named(tokenizer, files, tmp_path) -> No
         run(tmp_path / "model", files, tmp_path / "out")
 
 
+@bad("infra attribute: torn, changed or foreign factors")
 def test_unusable_factors_are_named_before_a_gradient(model_folder, files, tmp_path, monkeypatch) -> None:
     out = run(model_folder, files, tmp_path, memory="12kB")
     stored = sorted((out / "factors").glob("*.safetensors"))
@@ -206,6 +223,7 @@ def test_unusable_factors_are_named_before_a_gradient(model_folder, files, tmp_p
         run(model_folder, files, tmp_path, memory="12kB")
 
 
+@bad("infra attribute: factors of another model")
 def test_factors_of_another_model_are_left_alone(model_folder, tokenizer, files, tmp_path) -> None:
     save_model(tiny_qwen2(len(tokenizer), seed=3), tokenizer, tmp_path / "other")
     fresh = run(tmp_path / "other", files, tmp_path / "fresh")
@@ -213,6 +231,47 @@ def test_factors_of_another_model_are_left_alone(model_folder, tokenizer, files,
     assert scores(run(tmp_path / "other", files, tmp_path / "used")).equals(scores(fresh))
 
 
+@pytest.mark.reliability(kind="fault", title="infra attribute: one byte of each file of results changed")
+def test_a_changed_byte_of_any_result_is_found(model_folder, files, tmp_path, record_property) -> None:
+    out = run(model_folder, files, tmp_path / "out", levels=ALL, self_influence=True)
+    runner, command = CliRunner(), ["verify", "--scores", str(out)]
+    whole = runner.invoke(app, command)
+    assert whole.exit_code == 0, whole.output
+    paths = sorted(path for path in out.rglob("*") if path.is_file())
+    assert len(paths) >= 7
+    for path in paths:
+        before = path.read_bytes()
+        path.write_bytes(before[:-9] + bytes([before[-9] ^ 1]) + before[-8:])
+        found = runner.invoke(app, command)
+        assert found.exit_code == 1
+        assert path.name.removesuffix(".sha256") in found.output
+        path.write_bytes(before)
+    (out / "tokens.parquet").unlink()
+    assert "tokens.parquet is missing" in runner.invoke(app, command).output
+    record_property("inputs", len(paths))
+    record_property("outcome", "infra verify --scores names each of them")
+
+
+def test_what_an_earlier_run_wrote_stays_recorded(model_folder, files, tmp_path) -> None:
+    for levels in (("token",), ("example",)):
+        out = run(model_folder, files, tmp_path / "out", levels=levels, method="graddot")
+    assert set(provenance(out)["files"]) == {"examples.parquet", "tokens.parquet"}
+
+
+@bad("infra reweight: scores that were changed since infra attribute wrote them")
+@pytest.mark.parametrize("name", ["examples.parquet", "provenance.json"])
+def test_an_arm_is_not_built_from_changed_scores(model_folder, files, tmp_path, name) -> None:
+    out = run(model_folder, files, tmp_path / "out", method="graddot")
+    asked = ReweightOptions(files / "train.jsonl", tmp_path / "arm.jsonl", arm="influence", scores=out)
+    reweight_files(replace(asked, out=tmp_path / "good.jsonl"))
+    before = (out / name).read_bytes()
+    (out / name).write_bytes(before[:-9] + bytes([before[-9] ^ 1]) + before[-8:])
+    with pytest.raises(DataError, match="is torn, or was changed"):
+        reweight_files(asked)
+    assert not asked.out.exists()
+
+
+@bad("infra attribute: a file where results should go")
 @pytest.mark.parametrize("path", ["out", "out/below"])
 @pytest.mark.usefixtures("nothing_heavy")
 def test_an_out_that_is_a_file_is_named(model_folder, files, tmp_path, path) -> None:
@@ -257,6 +316,7 @@ def test_chat_templates_wrap_the_prompt(model_folder, tokenizer, files, tmp_path
     assert np.allclose(wrapped, plain, rtol=1e-3) == (template == "empty")
 
 
+@bad("infra attribute: a chat template that fails")
 @pytest.mark.parametrize(
     ("template", "problem"),
     [
@@ -304,7 +364,7 @@ def test_an_example_longer_than_a_batch_is_scored_alone(model_folder, files, tmp
     """Every example is longer than eight tokens, and so is a batch of its own."""
     small = scores(run(model_folder, files, tmp_path / "small", batch_tokens=8))
     large = scores(run(model_folder, files, tmp_path / "large"))
-    assert np.allclose(small, large, rtol=1e-3, atol=1e-4 * large.abs().max())
+    assert np.allclose(small, large, rtol=1e-4, atol=1e-5 * large.abs().max())
 
 
 def test_the_first_token_of_a_sequence_is_no_loss_term(model_folder, tokenizer, files, tmp_path) -> None:

@@ -57,6 +57,7 @@ def test_a_low_cosine_warns_and_a_very_low_one_raises() -> None:
         checks.judge(numbers(1.0, token_cosine=0.1), "bfloat16", with_tokens=True)
 
 
+@pytest.mark.reliability(kind="fault", title="scores that are mostly rounding")
 def test_scores_that_are_mostly_rounding_are_refused(model_folder, files, tmp_path, monkeypatch) -> None:
     inner = scoring.Scorer.__call__
 
@@ -72,6 +73,7 @@ def test_scores_that_are_mostly_rounding_are_refused(model_folder, files, tmp_pa
         run(model_folder, files, tmp_path, dtype="bfloat16", method="graddot")
 
 
+@pytest.mark.reliability(kind="fault", title="a model that mixes up a batch's rows")
 @pytest.mark.parametrize("method", ["ekfac", "graddot", "gradcos"])
 def test_scores_that_depend_on_the_batch_are_refused(
     model_folder, files, tmp_path, monkeypatch, method
@@ -91,6 +93,38 @@ def test_scores_that_depend_on_the_batch_are_refused(
         run(model_folder, files, tmp_path, method=method)
 
 
+@pytest.mark.reliability(kind="fault", title="losses that depend on the batch")
+def test_losses_that_depend_on_the_batch_are_refused(model_folder, files, tmp_path, monkeypatch) -> None:
+    out = run(model_folder, files, tmp_path, method="loss")
+    assert max(provenance(out)["checks"]["single_against_batch"].values()) < 1e-4
+    inner = scoring.baselines.losses
+
+    def mixed_up(*args, batch_tokens, **options):
+        found = inner(*args, batch_tokens=batch_tokens, **options)
+        return found if batch_tokens == 1 else found[::-1]
+
+    monkeypatch.setattr(scoring.baselines, "losses", mixed_up)
+    with pytest.raises(NumericalError, match="losses depend on the batch"):
+        run(model_folder, files, tmp_path, method="loss")
+
+
+@pytest.mark.reliability(kind="fault", title="gradients of TRAK that depend on the batch")
+def test_gradients_of_trak_that_depend_on_the_batch_are_refused(
+    model_folder, files, tmp_path, monkeypatch
+) -> None:
+    from infra_lib import trak_scores
+
+    out = run(model_folder, files, tmp_path, method="trak")
+    assert max(provenance(out)["checks"]["single_against_batch"].values()) < 1e-4
+    inner = trak_scores._Gradients.compute_per_sample_grad
+    monkeypatch.setattr(
+        trak_scores._Gradients, "compute_per_sample_grad", lambda self, batch: inner(self, batch).flip(0)
+    )
+    with pytest.raises(NumericalError, match="TRAK's gradients depend on the batch"):
+        run(model_folder, files, tmp_path, method="trak")
+
+
+@pytest.mark.reliability(kind="fault", title="scores that are not finite, all zero or all equal")
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
@@ -108,6 +142,7 @@ def test_scores_that_mean_nothing_are_refused(values, problem) -> None:
         checks.refuse_meaningless({"fine": np.array([1.0, 2.0]), "t": np.array(values)})
 
 
+@pytest.mark.reliability(kind="fault", title="constant scores, by every method without gradients")
 @pytest.mark.parametrize("method", ["trak", "loss", "length", "bm25", "random"])
 def test_every_method_without_gradients_is_guarded(
     model_folder, files, tmp_path, monkeypatch, method
@@ -126,6 +161,7 @@ def test_every_method_without_gradients_is_guarded(
         run(model_folder, files, tmp_path, method=method)
 
 
+@pytest.mark.reliability(kind="fault", title="activations and weights beyond float16")
 def test_overflow_in_float16_is_named(model_folder, tokenizer, files, tmp_path) -> None:
     loud = tiny_qwen2(len(tokenizer))
     with torch.no_grad():  # activations beyond 65504, weights within
