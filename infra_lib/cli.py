@@ -456,7 +456,8 @@ def compare_command(
     typer.echo(f"{len(found.identical)} files are identical, {len(found.differences)} differ")
     if record:
         label = label or f"study {first}, run twice"
-        typer.echo(f"recorded in {comparing.record_comparison(root, first, second, found, label)}")
+        path = comparing.record_comparison(root, first, second, found, label, tolerance=tolerance)
+        typer.echo(f"recorded in {path}")
     raise typer.Exit(0 if not found.differences or (tolerance and found.within(tolerance)) else 1)
 
 

@@ -163,8 +163,16 @@ def setting(root: Path, study: str) -> dict[str, Any]:
     return {**named, **record.get("environment", {})}
 
 
-def record_comparison(root: Path, a: str, b: str, found: Comparison, label: str) -> Path:
-    """Add a comparison to ``records/determinism.json``, in the place of an earlier one of the same label."""
+def record_comparison(
+    root: Path, a: str, b: str, found: Comparison, label: str, *, tolerance: float = 0.0
+) -> Path:
+    """Add a comparison to ``records/determinism.json``, in the place of an earlier one of the same label.
+
+    Parameters
+    ----------
+    tolerance
+        What was allowed, relative to a column's largest magnitude; shown beside what was found.
+    """
     path = root / "records" / RECORD
     kept = read_comparisons(root) or {}
     kept[label] = {
@@ -172,6 +180,7 @@ def record_comparison(root: Path, a: str, b: str, found: Comparison, label: str)
         "identical": len(found.identical),
         "differences": found.differences,
         "largest": found.largest if math.isfinite(found.largest) else "not numbers alone",
+        "tolerance": tolerance,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_sealed(path, {"comparisons": kept})
@@ -212,6 +221,9 @@ def determinism(root: Path) -> str:
 def _shown(record: Mapping[str, Any]) -> list[str]:
     first = record["studies"][0]
     where = f"{first.get('device', tables.NOT_AVAILABLE)}, commit {str(first.get('commit'))[:12]}"
+    layouts = [f"{s.get('processes')} × {s.get('threads')}" for s in record["studies"]]
+    if layouts[0] != layouts[1]:
+        where += f"; processes × threads: {layouts[0]}, then {layouts[1]}"
     count = record["identical"] + len(record["differences"])
     if not record["differences"]:
         differs = "nothing"
@@ -219,6 +231,8 @@ def _shown(record: Mapping[str, Any]) -> list[str]:
         differs = ", ".join(record["differences"])
     else:
         differs = f"numbers in tables, by at most {record['largest']:.1e} of a column's largest value"
+        if allowed := record.get("tolerance"):
+            differs += f" (allowed: {allowed:.0e})"
     return [tables.escape(where), f"{count:,}", f"{record['identical']:,}", tables.escape(differs)]
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from infra_lib import plain_yaml
 from infra_lib.errors import DataError, ParameterError
@@ -21,6 +22,10 @@ from infra_lib.errors import DataError, ParameterError
 Level = Annotated[int, Field(ge=1, le=5)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Sources = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+DataOption = Annotated[
+    str | list[str], BeforeValidator(lambda v: v.isoformat() if isinstance(v, date) else v)
+]
+"""An option of a data set; YAML reads ``2024-08-01`` as a date."""
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 
 ValidationMethod = Literal[
@@ -82,6 +87,9 @@ class Study(BaseModel):
     )
     data_revisions: dict[str, str] = Field(
         {}, description="a mapping from data set names to branches, tags or commits of the hub"
+    )
+    data_options: dict[str, dict[str, DataOption]] = Field(
+        {}, description="a mapping from data set names to options, such as livecodebench: {release: v5}"
     )
     difficulty_from: Literal["labels", "length"] = Field(
         "labels", description="labels (what the data give) or length (fifths of the response's length)"

@@ -19,12 +19,27 @@ import numpy as np
 from infra_lib.errors import DataError, ParameterError
 from infra_lib.examples import Example, check_disjoint, read_jsonl
 from infra_lib.sources.catalog import CATALOG
-from infra_lib.sources.registry import load
+from infra_lib.sources.registry import check_options, load
 from infra_lib.sources.small_world import SplitSizes, make_splits
 from infra_lib.study import Study, unknown
 
 SPLITS = ("train", "swap_pool", "target", "test")
 SMALL_WORLD = "small_world"
+
+
+def exams_of(ids: Sequence[str], sources: Sequence[str]) -> list[str]:
+    """Return the exam that each problem comes from: a benchmark by its name, else what else the exam is of.
+
+    Parameters
+    ----------
+    ids
+        Of problems, as :func:`load_splits` gives them: a benchmark's begin with its name and a slash.
+    sources
+        Of the study's exam (``test_sources``).
+    """
+    benchmarks = {source for source in sources if source in CATALOG}
+    others = ", ".join(source for source in sources if source not in benchmarks) or "other"
+    return [name if (name := key.partition("/")[0]) in benchmarks else others for key in ids]
 
 
 @dataclass(frozen=True)
@@ -64,8 +79,27 @@ def check_sources(study: Study, root: Path) -> None:
                 raise unknown(parameter, source, [SMALL_WORLD, *CATALOG, "FILE.jsonl"])
             elif source in CATALOG and split in ("target", "test") and CATALOG[source].scoring is None:
                 raise ParameterError(parameter, source, "a benchmark, which has answers to grade by")
+    for source, options in study.data_options.items():
+        _check_options(source, options, study)
     if study.data_folder and not (root / study.data_folder).is_dir():
         raise ParameterError("data_folder", study.data_folder, "a folder that exists, or empty for the hub")
+
+
+def _check_options(source: str, options: Mapping[str, Any], study: Study) -> None:
+    """Raise for options of a data set that the study does not use, or that the data set does not have."""
+    used = sorted({name for names in sources_of(study).values() for name in names if name in CATALOG})
+    if source not in used:
+        raise ParameterError(
+            "data_options", source, f"for data sets among the sources: {', '.join(used) or 'none is'}"
+        )
+    if own := sorted({"size", "seed"} & set(options)):
+        raise ParameterError(
+            f"data_options, {source}", own[0], "without it: the study's own sizes and seed count"
+        )
+    try:
+        check_options(source, options)
+    except ParameterError as error:
+        raise ParameterError(f"data_options, {source}, {error.name}", error.value, error.valid) from None
 
 
 def load_splits(study: Study, root: Path, *, progress: bool = True) -> StudyData:
@@ -125,7 +159,7 @@ def _read(
         examples = read_jsonl(root / source)
         return examples, {"name": source, "origin": source, "kept": len(examples)}
     folder = root / study.data_folder / source if study.data_folder else None
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = dict(study.data_options.get(source, {}))
     if CATALOG[source].hub is None:
         # Generated problems: a seed of its own for each split, so that they differ.
         folder = None

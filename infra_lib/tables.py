@@ -446,3 +446,17 @@ def pass_at_k(table: pd.DataFrame, *, by: Sequence[str] = (), label: str = "pass
         rows.append([*(escape(name_of(str(value))) for value in group), *counts, *shown])
     headers = [*(str(name).capitalize() for name in by), "problems", "answers each"]
     return html_table([*headers, *(f"pass@{k}" for k in ks)], rows, left=len(by), label=label)
+
+
+def exams(table: pd.DataFrame) -> str:
+    """Return pass@k by exam, or where it would say nothing new, that.
+
+    Columns: exam, domain and (of several training sets) arm, then those of
+    :func:`infra_lib.pass_at_k.pass_at_k_table`.
+    """
+    asked = table[["exam", "domain"]].drop_duplicates()
+    if not asked["domain"].duplicated().any() and set(table["k"]) == {1}:
+        names = ", ".join(f"{named(r.domain)}: {named(r.exam)}" for r in each_row(asked))
+        return f"Each domain has one exam ({names}) and each problem one answer, so nothing is pooled.\n"
+    by = [name for name in ("arm", "exam", "domain") if name in table.columns]
+    return pass_at_k(table, by=by, label="Exam by exam")

@@ -26,6 +26,7 @@ target_sources: list = ["small_world"]  # benchmarks or files whose solved probl
 test_sources: list = ["small_world"]  # benchmarks or files of the exam
 data_folder: str = ""  # folder with one subfolder per data set; empty loads from the hub
 data_revisions: dict = {}  # data set name to branch, tag or commit of the hub
+data_options: dict = {}  # data set name to options: livecodebench has release, start_date, end_date, …
 difficulty_from: str = "labels"  # labels (what the data give) or length (fifths of the response's length)
 difficulties: list = [1, 2, 3, 4, 5]  # levels to generate, each from 1 (one step) to 5
 train_examples: int = 1500  # training examples, both domains together, levels in equal parts

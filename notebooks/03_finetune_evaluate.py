@@ -53,8 +53,10 @@ from infra_lib import figures, tables
 from infra_lib.evaluate.sandbox import isolation
 from infra_lib.examples import from_frame
 from infra_lib.experiment import Run, run_all
+from infra_lib.pass_at_k import pass_at_k_table, tries
 from infra_lib.stage import open_stage
 from infra_lib.statistics import accuracy_by_group
+from infra_lib.study_data import exams_of
 
 stage = open_stage("03_finetune_evaluate", globals())
 params = stage.params
@@ -118,6 +120,23 @@ stage.write_figure(
 
 # %%
 stage.write_fragment("accuracy_by_difficulty", tables.accuracy_by_difficulty(by_level))
+
+# %% [markdown]
+# ## Exam by exam
+#
+# A domain's problems can come from several exams, whose mean says little. pass@k is the chance
+# that one of k answers is correct, by the unbiased estimate from all answers that were drawn.
+
+# %%
+exams = pass_at_k_table(
+    answers.assign(exam=exams_of(answers["id"], params.test_sources)),
+    tries(params.samples),
+    by=["exam", "domain"],
+    samples=params.bootstrap_samples,
+    confidence=params.confidence,
+)
+stage.write_table("exams", exams)
+stage.write_fragment("exams", tables.exams(exams))
 
 # %% [markdown]
 # ## What goes wrong

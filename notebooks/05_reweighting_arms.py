@@ -40,9 +40,11 @@ from infra_lib.attributes import compare_arms
 from infra_lib.examples import from_frame
 from infra_lib.experiment import Run, run_all
 from infra_lib.models import load_tokenizer
+from infra_lib.pass_at_k import pass_at_k_table, tries
 from infra_lib.reweight.study_arms import compared, composition_of, response_tokens, study_arm
 from infra_lib.stage import open_stage
 from infra_lib.statistics import accuracy_by_group
+from infra_lib.study_data import exams_of
 
 stage = open_stage("05_reweighting_arms", globals())
 params = stage.params
@@ -128,6 +130,21 @@ stage.write_figure(
 
 # %%
 stage.write_fragment("arms", tables.arms_table(summary))
+
+# %% [markdown]
+# ## Exam by exam
+#
+# The same, where a domain's problems come from several exams, or several answers were drawn.
+
+# %%
+exams = pass_at_k_table(
+    answers.assign(exam=exams_of(answers["id"], params.test_sources)),
+    tries(params.samples),
+    by=["arm", "exam", "domain"],
+    **options,
+)
+stage.write_table("exams", exams)
+stage.write_fragment("exams", tables.exams(exams))
 
 # %% [markdown]
 # ## Differences, paired

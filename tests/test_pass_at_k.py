@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from itertools import combinations
 from math import comb
 
@@ -11,7 +12,8 @@ import pytest
 
 from infra_lib import tables
 from infra_lib.errors import ParameterError
-from infra_lib.pass_at_k import pass_at_k, pass_at_k_table
+from infra_lib.pass_at_k import pass_at_k, pass_at_k_table, tries
+from infra_lib.statistics import accuracy_by_group
 
 
 def test_it_is_the_share_of_subsets_that_hold_a_correct_answer() -> None:
@@ -90,6 +92,39 @@ def test_too_large_a_k_names_the_problem_with_too_few_answers(answers) -> None:
         pass_at_k_table(answers.iloc[:0])
     with pytest.raises(ParameterError, match="column correct"):
         pass_at_k_table(answers.drop(columns="correct"))
+
+
+def test_every_run_has_tries_of_its_own(answers) -> None:
+    """Two runs that each solve the other half: pass@2 over both would be 1, and no run reaches it."""
+    rows = [
+        {"base_seed": 0, "seed": run, "id": f"p{i}", "correct": (i % 2 == 0) == (run == 0)}
+        for run in (0, 1)
+        for i in range(10)
+        for _ in range(2)
+    ]
+    table = pass_at_k_table(pd.DataFrame(rows), (1, 2))
+    assert table["mean"].tolist() == [0.5, 0.5]
+    assert set(table["runs"]) == {2}
+    assert set(table["n"]) == {10}
+    by_run = accuracy_by_group(pd.DataFrame(rows).assign(all="all"), ["all"])
+    assert table.loc[0, ["mean", "low", "high"]].tolist() == by_run.loc[0, ["mean", "low", "high"]].tolist()
+    with pytest.raises(ParameterError, match="no answer to p0 in some run"):
+        pass_at_k_table(pd.DataFrame(rows[2:]), (1,))
+
+
+def test_powers_of_two_and_all_answers_are_shown() -> None:
+    assert [tries(n) for n in (1, 2, 6, 8)] == [[1], [1, 2], [1, 2, 4, 6], [1, 2, 4, 8]]
+
+
+def test_exams_are_shown_apart_where_there_are_several(answers) -> None:
+    one = pass_at_k_table(answers.assign(exam="small_world"), by=["exam", "domain"])
+    assert "one exam" in tables.exams(one)
+    exams = answers.assign(exam=["aime24", "math500"] * (len(answers) // 2), arm="flip")
+    shown = tables.exams(pass_at_k_table(exams, by=["arm", "exam", "domain"]))
+    assert shown.count("<tr>") == 5
+    assert "one exam" not in shown
+    several = tables.exams(pass_at_k_table(answers.assign(exam="e"), (1, 4), by=["exam", "domain"]))
+    assert "pass@4" in html.unescape(several)
 
 
 def test_the_shown_table_has_a_column_per_k(answers) -> None:

@@ -127,6 +127,107 @@ print(json.dumps(memory("VmHWM:") - base + held))
 """
 
 
+USE = """
+import ctypes, gc, json, sys, tempfile
+from pathlib import Path
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
+from infra_lib.evaluate.generate import Sampling, TransformersEngine, answer
+from infra_lib.examples import Example
+from infra_lib.finetune import FinetuneConfig, finetune
+from infra_lib.models import save_model
+step, sizes = sys.argv[1], json.loads(sys.argv[2])
+torch.set_num_threads(1)
+torch.manual_seed(0)
+known = sizes["vocab_size"] - 2
+words = {f"w{i}": i for i in range(known)} | {"<eos>": known, "<pad>": known + 1}
+core = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", pad_token="<pad>")
+config = Qwen2Config(**sizes, bos_token_id=None, eos_token_id=known)
+model = AutoModelForCausalLM.from_config(config).eval()
+def text(count, seed):
+    drawn = torch.randint(known, (count,), generator=torch.Generator().manual_seed(seed))
+    return " ".join(f"w{i}" for i in drawn.tolist())
+def examples(count, length):
+    prompt = length // 4
+    rest = length - prompt - 1  # and the end token
+    return [Example(f"{count}-{i}", "math", text(prompt, i), text(rest, count + i)) for i in range(count)]
+def memory(field):
+    with open("/proc/self/status") as lines:
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
+with tempfile.TemporaryDirectory() as folder:
+    base = Path(folder) / "base"
+    save_model(model, tokenizer, base)
+    held = 0
+    if step == "fine-tune":
+        del model  # it is loaded anew
+        settings = FinetuneConfig(epochs=2, batch_size=16)
+        def run(count, length):
+            out = Path(folder) / f"{count}"
+            finetune(base, examples(count, length), settings, seed=0, folder=out, progress=False)
+        small, large = (2, 16), (32, 256)
+    else:
+        held = sum(p.numel() * 4 for p in model.parameters())
+        engine = TransformersEngine(model, tokenizer, batch_size=64)
+        def run(count, length):
+            answer(engine, examples(count, length), Sampling(max_new_tokens=3 * length // 4), progress=False)
+        small, large = (1, 16), (64, 256)
+    run(*small)
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    with open("/proc/self/clear_refs", "w") as stream:
+        stream.write("5")
+    before = memory("VmRSS:")
+    run(*large)
+    print(json.dumps(memory("VmHWM:") - before + held))
+"""
+
+
+@pytest.mark.parametrize("hidden", [384, 512])
+@pytest.mark.parametrize("step", ["fine-tune", "generate"])
+def test_estimated_peaks_of_training_and_answering_lie_within_a_fifth_of_measured_ones(
+    step: str, hidden: int
+) -> None:
+    config = small_config(hidden_size=hidden, num_attention_heads=hidden // 64)
+    keys = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    sizes = {key: getattr(config, key) for key in (*keys, "num_key_value_heads")}
+    work = replace(WORK, train=32, target=0, test=64)
+    machine = replace(ON_CPU, memory_bytes=64 * 2**30)
+    choices = Choices(finetune=FinetuneConfig(epochs=2, batch_size=16))
+    steps = Plan(Architecture(config), work, machine, choices).steps()
+    expected = next(found.peak_bytes for found in steps if found.what == step)
+    done = subprocess.run(
+        [sys.executable, "-c", USE, step, json.dumps(sizes)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert expected == pytest.approx(json.loads(done.stdout.splitlines()[-1]), rel=0.2)
+
+
+def test_a_paged_cache_takes_what_it_holds() -> None:
+    grown, paged = (
+        plan(small_config(), engine=engine).generate(64, "x") for engine in ("transformers", "vllm")
+    )
+    assert paged.peak_bytes < grown.peak_bytes
+
+
+def test_notebooks_add_up_to_the_whole_plan(root) -> None:
+    record = json.loads((root / "records" / "plans.json").read_text())
+    planned = [row for row in record["rows"] if not row["refused"]]
+    assert len(planned) >= 8
+    for row in planned:
+        parts = row["notebooks"].values()
+        assert sum(part["seconds"] for part in parts) == pytest.approx(row["seconds"])
+        assert sum(part["disk_bytes"] for part in parts) == pytest.approx(row["disk_bytes"])
+        assert max(part["peak_bytes"] for part in parts) == row["peak_bytes"]
+        assert row["parts"] >= 1
+
+
 @pytest.mark.parametrize("step", ["fit factors", "score", "score positions"])
 def test_estimated_peaks_lie_within_a_fifth_of_measured_ones(step: str) -> None:
     sizes = small_config().to_dict()

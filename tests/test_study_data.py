@@ -10,7 +10,14 @@ from infra_lib.errors import DataError, ParameterError
 from infra_lib.examples import Example, write_jsonl
 from infra_lib.reweight.study_arms import study_arm
 from infra_lib.study import load_study, make_study
-from infra_lib.study_data import by_length, check_sources, choose, load_splits, without_overlap
+from infra_lib.study_data import (
+    by_length,
+    check_sources,
+    choose,
+    exams_of,
+    load_splits,
+    without_overlap,
+)
 
 SIZES = {"train_examples": 20, "swap_pool_examples": 20, "target_examples": 20, "test_examples": 20}
 
@@ -93,6 +100,40 @@ def test_difficulty_by_length_makes_fifths_within_a_domain() -> None:
     assert [ex.difficulty for ex in pool] == [5]
 
 
+def contest(options):
+    return {"test_sources": ["livecodebench"], "data_options": {"livecodebench": options}}
+
+
+def test_a_study_names_release_and_window_of_livecodebench(root) -> None:
+    window = {"start_date": "2024-01-01", "end_date": "2024-12-31", "levels": ["medium"]}
+    ids = {}
+    for name, options in (("all", {"release": "v1"}), ("window", {"release": "v1", **window})):
+        asked = study(
+            test_sources=["livecodebench"],
+            data_folder="tests/fixtures",
+            data_options={"livecodebench": options},
+        )
+        ids[name] = [example.id for example in load_splits(asked, root).splits["test"]]
+    assert ids["window"] != ids["all"]
+    assert set(ids["window"]) < set(ids["all"])
+    assert set(exams_of(ids["all"], ["livecodebench"])) == {"livecodebench"}
+
+
+def test_a_date_in_a_study_file_is_a_date(tmp_path) -> None:
+    (tmp_path / "t.yaml").write_text(
+        "study: t\ntest_sources: [livecodebench]\n"
+        "data_options: {livecodebench: {start_date: 2024-08-01, levels: [hard]}}\n"
+    )
+    found = load_study(tmp_path, "t").data_options
+    assert found == {"livecodebench": {"start_date": "2024-08-01", "levels": ["hard"]}}
+
+
+def test_problems_know_their_exam() -> None:
+    ids = ["aime24/2024-I-1", "math500/3", "test-math-1-0000", "own/1"]
+    sources = ["aime24", "small_world", "math500", "own.jsonl"]
+    assert exams_of(ids, sources) == ["aime24", "math500", "small_world, own.jsonl", "small_world, own.jsonl"]
+
+
 @pytest.mark.reliability(kind="bad input", title="a source of examples that cannot be")
 @pytest.mark.parametrize(
     ("change", "words"),
@@ -101,6 +142,14 @@ def test_difficulty_by_length_makes_fifths_within_a_domain() -> None:
         ({"pool_sources": ["none.jsonl"]}, "parameter pool_sources is 'none.jsonl'"),
         ({"test_sources": ["bespoke_stratos"]}, "a benchmark, which has answers to grade by"),
         ({"data_folder": "no/such"}, "parameter data_folder is 'no/such'"),
+        ({"data_options": {"gsm8k": {}}}, "among the sources: none is"),
+        (contest({"release": "v9"}), "parameter data_options, livecodebench, release is 'v9'"),
+        (contest({"start_date": "May"}), "parameter data_options, livecodebench, start_date is 'May'"),
+        (contest({"start": "2024-08-01"}), "options of livecodebench are release, start_date"),
+        (
+            {"train_sources": ["gsm_symbolic"], "data_options": {"gsm_symbolic": {"seed": "1"}}},
+            "the study's own sizes and seed count",
+        ),
     ],
 )
 def test_bad_sources_are_named_before_anything_is_loaded(root, change, words) -> None:

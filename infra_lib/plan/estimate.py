@@ -7,7 +7,7 @@ them is counted:
 step            bytes on one device
 ==============  =================================================================================
 fine-tune       state (:func:`infra_lib.finetune.memory.state_bytes`), activations
-generate        weights, keys and values of the answers that are written side by side
+generate        weights, keys and values of the answers that are written side by side, and their growth
 fit factors     weights, the graph of one batch, factors under construction within their budget
 score           weights, each target's direction twice, activations with one tangent per target
 ==============  =================================================================================
@@ -29,6 +29,7 @@ from infra_lib.curvature import weight_shape
 from infra_lib.curvature.fit import construction_bytes, partitions
 from infra_lib.finetune.config import FinetuneConfig
 from infra_lib.finetune.memory import lora_parameters, state_bytes
+from infra_lib.finetune.trainer import CHUNK_ELEMENTS
 from infra_lib.models import linears
 from infra_lib.plan.hardware import Machine, gib
 from infra_lib.plan.trace import Trace, Traced, meta_batch, meta_model
@@ -37,6 +38,13 @@ from infra_lib.responses import HELD_LOGITS, HELD_LOGITS_CUDA
 
 ALLOCATOR = 1.1
 """Resident memory over bytes in tensors, as measured on models of 10 to 130 million parameters."""
+
+GROWN_CACHE = 1.6
+"""Memory behind keys and values over their bytes at the end, as transformers keeps them.
+
+They are copied to grow by a token, and what is let go is too small for what comes next. Measured; a paged
+cache (vLLM's) has none of it.
+"""
 
 EIGEN_OPERATIONS, EIGEN_UTILISATION, EIGEN_UTILISATION_GPU = 9.0, 0.1, 0.03
 """Operations of an eigendecomposition of size n in n³, and what part of a product's speed it reaches.
@@ -63,6 +71,8 @@ class Choices:
         Of weights and activations in attribution and generation.
     finetune
         Settings of fine-tuning.
+    engine
+        What generates answers: ``transformers`` or ``vllm``.
     """
 
     batch_tokens: int = 4096
@@ -71,13 +81,15 @@ class Choices:
     factor_bytes: int = 2 * 2**30
     attribution_dtype: torch.dtype = torch.float32
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    engine: str = "transformers"
 
 
 @dataclass(frozen=True)
 class Step:
     """One step of a plan: where it belongs, and what it takes.
 
-    ``peak_bytes`` is per device, ``seconds`` with all devices at work.
+    ``peak_bytes`` is per device, ``seconds`` with all devices at work; ``parts`` are the partitions of a fit,
+    0 elsewhere.
     """
 
     notebook: str
@@ -86,6 +98,7 @@ class Step:
     seconds: float
     disk_bytes: int = 0
     note: str = ""
+    parts: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,6 +140,25 @@ class Architecture:
             self._traced[dtype] = Traced(self.config, dtype)
         return self._traced[dtype].take(key, step)
 
+    def training(self, dtype: torch.dtype, rows: int, width: int, head: int) -> Trace:
+        """Trace a forward and backward pass that trains every weight; its gradients are let go at once.
+
+        They are counted with the rest of a training's state, which holds them from step to step.
+        """
+
+        def drop(parameter: torch.Tensor) -> None:
+            parameter.grad = None
+
+        def step(model: Any) -> None:
+            hooks = [p.register_post_accumulate_grad_hook(drop) for p in model.parameters()]
+            try:
+                torch.autograd.backward(_log_probs(model, {}, rows, width, head).sum())
+            finally:
+                for hook in hooks:
+                    hook.remove()
+
+        return self._take(dtype, ("training", rows, width, head), step)
+
     def forward_backward(self, dtype: torch.dtype, rows: int, width: int, head: int) -> Trace:
         """Trace a forward and backward pass with frozen weights; ``head`` positions of a row get logits."""
 
@@ -164,17 +196,18 @@ class Architecture:
         made = targets * self.size.attributed * _width(dtype)
         return Trace(found.peak_bytes - made, found.flops)
 
-    def fused(self, dtype: torch.dtype, rows: int, width: int, head: int) -> Trace:
+    def fused(self, dtype: torch.dtype, rows: int, width: int, head: int, *, trained: bool = False) -> Trace:
         """Return a forward and backward pass whose attention is never held as a whole.
 
         Bytes and operations under eager attention are c + a·T + b·T² in the sequence length T. Three
         short traces give them; fused attention (SDPA, flash) has the operations and not the T² bytes. Short
         rows are not worth it and stay eager (:func:`infra_lib.attention.fused_attention`).
         """
+        passes = self.training if trained else self.forward_backward
         if width < LONG:
-            return self.forward_backward(dtype, rows, width, head)
+            return passes(dtype, rows, width, head)
         part, points = head / width, (256, 512, 768)
-        traces = [self.forward_backward(dtype, 1, t, max(1, round(t * part))) for t in points]
+        traces = [passes(dtype, 1, t, max(1, round(t * part))) for t in points]
         _, slope, constant = np.polyfit(points, [trace.peak_bytes for trace in traces], 2)
         square, linear, _ = np.polyfit(points, [trace.flops for trace in traces], 2)
         tokens = rows * width
@@ -259,9 +292,12 @@ class Plan:
             state += size.parameters // self.architecture.config.num_hidden_layers * _width(dtype)
         elif low:
             state += 2 * size.parameters
-        found = self.architecture.fused(dtype, 1, width, width)
-        # Gradients of the weights cost half as much again.
-        activations, flops = rows * found.peak_bytes, 1.5 * found.flops / width
+        # Adapters see the inputs of their layers as all weights do, and their own products are few.
+        found = self.architecture.fused(dtype, rows, width, width, trained=True)
+        # The shifted logits are a copy, and their gradient is put back into place: two more of them.
+        logits = min(rows * width * self.architecture.config.vocab_size, CHUNK_ELEMENTS)
+        activations = found.peak_bytes + 2 * logits * _width(dtype)
+        flops = found.flops / (rows * width)
         if settings.gradient_checkpointing:
             # The inputs of all layers are kept, and the inside of one.
             layers, hidden = self.architecture.config.num_hidden_layers, self.architecture.config.hidden_size
@@ -295,11 +331,13 @@ class Plan:
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         each = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         length = self.work.lengths.prompt + self.work.answer_tokens
-        one = 2 * config.num_hidden_layers * heads * each * width * length + 8 * config.vocab_size
+        cache = 2 * config.num_hidden_layers * heads * each * width * length
+        grown = 1.0 if self.choices.engine == "vllm" else GROWN_CACHE
+        one = int(grown * cache) + 8 * config.vocab_size
         room = self.machine.memory_bytes / ALLOCATOR * 0.9 - self.weight_bytes
         side_by_side = int(min(64, answers, max(1, room // one)))
         turns = answers * self.work.answer_tokens / side_by_side / self.machine.devices
-        reading = turns * (self.weight_bytes + side_by_side * one) / self.machine.bandwidth
+        reading = turns * (self.weight_bytes + side_by_side * cache) / self.machine.bandwidth
         flops = 2 * self.architecture.size.parameters * answers * length
         return Step(
             notebook,
@@ -340,6 +378,7 @@ class Plan:
             seconds + eigen / speed,
             disk_bytes=self.architecture.size.factor_bytes * work.models,
             note=f"{len(parts)} part{plural} of at most {gib(held)}, {rows} × {width} tokens a batch",
+            parts=len(parts),
         )
 
     def score(self) -> Step:

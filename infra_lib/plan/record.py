@@ -52,10 +52,16 @@ def plans_table(root: Path) -> str:
     for row in each_row(pd.DataFrame(record["rows"])):
         if row.refused:
             verdict = '<span class="verdict-not-reproduced">does not fit</span>'
-            cost = [f"{verdict}<br><small>{escape(row.refused)}</small>", NOT_AVAILABLE, NOT_AVAILABLE]
+            cost = [f"{verdict}<br><small>{escape(row.refused)}</small>", *[NOT_AVAILABLE] * 4]
         else:
             how = escape(row.changes) or "as it is"
-            cost = [f"<small>{how}</small>", gib(row.peak_bytes), duration(row.seconds)]
+            cost = [
+                f"<small>{how}</small>",
+                f"{row.parts:.0f}",
+                gib(row.peak_bytes),
+                duration(row.seconds),
+                gib(row.disk_bytes),
+            ]
         rows.append(
             [
                 escape(row.model),
@@ -65,13 +71,33 @@ def plans_table(root: Path) -> str:
                 *cost,
             ]
         )
-    headers = ["model", "parameters", "factors", "machine", "how it fits", "memory", "time"]
+    headers = ["model", "parameters", "factors", "machine", "how it fits", "parts", "memory", "time", "disk"]
     lengths = record["lengths"]
     tokens = lengths["prompt"] + lengths["response"]
     note = (
         f'<p class="table-note">17,000 examples of {tokens:,} tokens, cut at {lengths["longest"]:,}: '
-        "three epochs of fine-tuning, generation, factors, and scores of two targets. Memory is per device; "
-        "time supposes 40 % of the data sheet's peak (our choice).</p>"
+        "three epochs of fine-tuning, generation, factors (fitted in so many parts), scores of two targets, "
+        "three more arms, and 500 examples to explore. Memory is per device; time supposes 40 % of the data "
+        "sheet's peak (our choice).</p>"
     )
     table = html_table(headers, rows, left=5, label="Plans of published models", stacked=True)
-    return f"{badge('recorded')}\n\n{table}{note}"
+    return f"{badge('recorded')}\n\n{table}{note}\n\n{_notebooks_table(record['rows'])}"
+
+
+def _notebooks_table(plans: list[dict[str, Any]]) -> str:
+    """Return memory, time and disk of each notebook, of the plans that fit."""
+    planned = [plan for plan in plans if not plan["refused"]]
+    names = sorted({name for plan in planned for name in plan["notebooks"]})
+    rows = []
+    for plan in planned:
+        cells = []
+        for name in names:
+            cost = plan["notebooks"].get(name)
+            if cost is None:
+                cells.append(NOT_AVAILABLE)
+                continue
+            disk = f", {gib(cost['disk_bytes'])} on disk" if cost["disk_bytes"] else ""
+            cells.append(f"{duration(cost['seconds'])}<br><small>{gib(cost['peak_bytes'])}{disk}</small>")
+        rows.append([escape(plan["model"]), escape(plan["machine"]), *cells])
+    headers = ["model", "machine", *(escape(name) for name in names)]
+    return html_table(headers, rows, left=2, label="Time, memory and disk of each notebook", stacked=True)

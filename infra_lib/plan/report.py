@@ -110,6 +110,7 @@ def plan_study(study: Study, root: Path, machine: Machine) -> StudyPlan:
         explorer_directions=study.explorer_directions,
         finetune=study.finetune_config(),
         factor_bytes=int(study.factor_gib * 2**30),
+        engine=study.engine,
     )
     return plan_model(name, config, work, machine, choices, study=study.study)
 
@@ -160,22 +161,42 @@ def known_config(name: str) -> Any:
     return AutoConfig.for_model(**values)
 
 
+def by_notebook(steps: list[Step]) -> dict[str, dict[str, float]]:
+    """Return each notebook's peak on a device, and the sums of its steps' time and disk."""
+    found: dict[str, dict[str, float]] = {}
+    for step in steps:
+        row = found.setdefault(step.notebook, {"peak_bytes": 0, "seconds": 0.0, "disk_bytes": 0})
+        row["peak_bytes"] = max(row["peak_bytes"], step.peak_bytes)
+        row["seconds"] += step.seconds
+        row["disk_bytes"] += step.disk_bytes
+    return found
+
+
 def comparison(machines: list[Machine], names: list[str] | None = None, *, lengths: Lengths) -> pd.DataFrame:
-    """Return what attribution and one fine-tuning cost for published models on several machines.
+    """Return what a study of published models costs on several machines: one run of each of four arms.
 
     Returns
     -------
     pandas.DataFrame
-        model, machine, parameters, factor_bytes, peak_bytes, seconds, changes, refused; one row per pair.
+        model, machine, parameters, factor_bytes, parts (partitions of the fit), peak_bytes, seconds,
+        disk_bytes, notebooks (name to peak_bytes, seconds, disk_bytes), changes, refused; one row per pair.
     """
     from infra_lib.errors import ParameterError
     from infra_lib.finetune.config import FinetuneConfig
 
     work = Workload(
-        train=17_000, target=800, test=1_500, lengths=lengths, answer_tokens=lengths.response, epochs=3
+        train=17_000,
+        target=800,
+        test=1_500,
+        lengths=lengths,
+        answer_tokens=lengths.response,
+        epochs=3,
+        arm_runs=3,
+        explored=500,
+        explored_directions=2,
     )
     settings = FinetuneConfig(epochs=3, batch_size=96, learning_rate=1e-5, precision="bfloat16")
-    choices = Choices(attribution_dtype=torch.bfloat16, finetune=settings)
+    choices = Choices(attribution_dtype=torch.bfloat16, finetune=settings, explorer_directions=1)
     rows = []
     for name in names or known_names():
         architecture = Architecture(known_config(name))
@@ -191,6 +212,9 @@ def comparison(machines: list[Machine], names: list[str] | None = None, *, lengt
                 steps = plan.steps()
                 row["peak_bytes"] = max(step.peak_bytes for step in steps)
                 row["seconds"] = sum(step.seconds for step in steps)
+                row["disk_bytes"] = sum(step.disk_bytes for step in steps)
+                row["parts"] = max(step.parts for step in steps)
+                row["notebooks"] = by_notebook(steps)
                 row["changes"], row["refused"] = "; ".join(changes), ""
             except ParameterError as error:
                 row["changes"], row["refused"] = "", error.valid

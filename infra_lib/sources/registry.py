@@ -117,6 +117,20 @@ def load(
 # --- Checks before anything is read --------------------------------------------------------
 
 
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Raise for options that :func:`load` would refuse, without reading anything.
+
+    Raises
+    ------
+    ParameterError
+        Naming the option, with the valid ones.
+    """
+    domains = options.get("domains")
+    checked = _check(_entry(name), {k: v for k, v in options.items() if k != "domains"}, None, domains, None)
+    if release := checked.get("release"):
+        livecodebench.files_of(release)
+
+
 def _entry(name: str) -> DataSet:
     if name not in CATALOG:
         raise ParameterError("name", name, f"one of {', '.join(CATALOG)}")
