@@ -155,14 +155,16 @@ def extremes(results: Results, target: str, shown: int) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        As :meth:`Results.described`, with side (``helps`` or ``hinders``, by the sign of the score); no
-        example twice.
+        As :meth:`Results.described`, with side: ``helps`` or ``hinders`` by the sign of the score, with
+        ``least`` where an end of the ranking has the other end's sign; no example twice.
     """
     frame = results.described()
     frame = frame[frame["target"] == target].sort_values("rank")
     few = min(shown, len(frame) // 2) or 1
-    ends = pd.concat([frame.head(few), frame.tail(few)[::-1]]).drop_duplicates("id")
-    return ends.assign(side=["helps" if score > 0 else "hinders" for score in ends["score"]])
+    top, bottom = frame.head(few), frame.tail(few)[::-1]
+    top = top.assign(side=["helps" if score > 0 else "hinders least" for score in top["score"]])
+    bottom = bottom.assign(side=["helps least" if score > 0 else "hinders" for score in bottom["score"]])
+    return pd.concat([top, bottom]).drop_duplicates("id")
 
 
 def agreement(results: Results) -> pd.DataFrame:

@@ -22,6 +22,10 @@ _HUES = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 """Colours of domains that the book has none for."""
 
 
+SPREAD = "standard deviations of the examples' scores"
+"""The unit of cards."""
+
+
 # --- Figures -----------------------------------------------------------------------------
 
 
@@ -107,20 +111,24 @@ def group_words(groups: pd.DataFrame) -> str:
 def example_cards(results: Results, target: str, shown: int) -> str:
     """Return the examples at both ends of a target's ranking as cards, tokens shaded by their influence.
 
-    All cards of a target share one scale. After each sentence stands what its tokens add up to.
+    All cards of a target share one scale, in standard deviations of the examples' scores: those themselves
+    are as large as the curvature is small. After each sentence stands what its tokens add up to.
     """
     ends = extremes(results, target, shown)
+    unit = float(results.examples.loc[results.examples["target"] == target, "score"].std()) or 1.0
+    unit = unit if np.isfinite(unit) else 1.0  # of one example
     mine = results.tokens[(results.tokens["target"] == target) & (results.tokens["position"] >= 0)]
     mine = mine[mine["id"].isin(ends["id"])]
+    mine = mine.assign(score=mine["score"] / unit)
     end = float(mine["score"].abs().max()) or 1.0
-    cards = [_card(results, row, mine[mine["id"] == row.id], end) for row in each_row(ends)]
+    cards = [_card(results, row, mine[mine["id"] == row.id], end, unit) for row in each_row(ends)]
     return (
         f'<div class="shaded mathjax_ignore">\n<div class="example-cards">\n{chr(10).join(cards)}\n</div>\n'
-        f"{legend(end, target, 'one scale for these examples')}\n</div>\n"
+        f"{legend(end, target, 'one scale for these examples', units=SPREAD)}\n</div>\n"
     )
 
 
-def _card(results: Results, row: Any, tokens: pd.DataFrame, end: float) -> str:
+def _card(results: Results, row: Any, tokens: pd.DataFrame, end: float, unit: float) -> str:
     example = results.train[row.id]
     about = [tables.named(row.domain)]
     about += [f"difficulty {int(row.difficulty)}"] if not pd.isna(row.difficulty) else []
@@ -131,16 +139,19 @@ def _card(results: Results, row: Any, tokens: pd.DataFrame, end: float) -> str:
         f"{row.side} {tables.named(row.target)}: rank {int(row.rank)} of {len(ranked)}, {score} sd · "
         f"{', '.join(about)} · {escape(row.id)}"
     )
+    response = _sentences(results, row, example, tokens, end, unit)
     return (
         f'<section class="example-card {attribute(row.side)}" aria-label="{attribute(row.id)}">'
         f'<div class="example-title">{title}</div>'
         f'<div class="example-prompt">{escape(example.prompt.strip())}</div>'
-        f'<div class="example-response shaded-text">{_sentences(results, row, example, tokens, end)}</div>'
+        f'<div class="example-response shaded-text">{response}</div>'
         "</section>"
     )
 
 
-def _sentences(results: Results, row: Any, example: Example, tokens: pd.DataFrame, end: float) -> str:
+def _sentences(
+    results: Results, row: Any, example: Example, tokens: pd.DataFrame, end: float, unit: float
+) -> str:
     """Return a response sentence by sentence: shaded tokens, then the sum."""
     chosen = (results.sentences["id"] == row.id) & (results.sentences["target"] == row.target)
     spans = results.sentences[chosen & (results.sentences["index"] >= 0)].sort_values("index")
@@ -152,7 +163,7 @@ def _sentences(results: Results, row: Any, example: Example, tokens: pd.DataFram
         if own.empty:
             continue
         texts = [example.response[a:b] for a, b in zip(own["start"], own["end"], strict=True)]
-        total = f"{span.score:+.2g}".replace("-", "−")
+        total = f"{span.score / unit:+.2f} sd".replace("-", "−")
         parts.append(
             f"<span>{shaded_tokens(texts, own['score'].to_numpy(), end)}</span>"
             f'<small class="sentence-score" title="sum over this sentence"> {total} </small>'

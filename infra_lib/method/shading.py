@@ -78,15 +78,17 @@ def _token(text: str, value: float, level: int) -> str:
     return f'<span{kind} title="{_number(value)}">{escape(text or END)}</span>'
 
 
-def legend(end: float, target: str, scale: str) -> str:
+def legend(
+    end: float, target: str, scale: str, *, units: str = "nats of the target per unit of the example's weight"
+) -> str:
     """Return the shades in numbers and in words; ``scale`` says what shares them."""
     edges = [part * end for part in EDGES]
     swatches = [_swatch(f"down{k + 1}", f"≤ {_number(-edges[k])}") for k in reversed(range(len(EDGES)))]
     swatches.append(_swatch("", "near 0"))
     swatches += [_swatch(f"up{k + 1}", f"≥ {_number(edges[k])}") for k in range(len(EDGES))]
     words = (
-        f"Influence of a token on {escape(name_of(target))}, in nats of the target per unit of the example's "
-        f"weight. Purple hinders, orange helps; {scale}."
+        f"Influence of a token on {escape(name_of(target))}, in {escape(units)}. "
+        f"Purple hinders, orange helps; {scale}."
     )
     return f'<div class="shaded-legend">{"".join(swatches)}</div>\n<p class="shaded-words">{words}</p>'
 
