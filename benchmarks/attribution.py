@@ -41,7 +41,7 @@ from infra_lib.provenance import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "records" / "benchmarks" / "attribution.json"
-PEERS = ("kronfluence", "traker", "bergson")
+PEERS = ("kronfluence", "traker")
 PLAN = (
     ("infra", "fit"),
     ("kronfluence", "fit"),
@@ -159,11 +159,10 @@ def notes() -> list[str]:
     found = []
     if importlib.util.find_spec("kronfluence") is None:
         found.append("kronfluence is not installed (`make peers`), so nothing stands beside ours")
-    if importlib.util.find_spec("bergson") is None:
-        found.append(
-            "bergson is not measured: it declares torchvision, torchaudio and bitsandbytes, which nothing "
-            "here needs and which would replace the pinned torch"
-        )
+    found.append(
+        "bergson is not measured: it declares torchvision, torchaudio and bitsandbytes, which nothing here "
+        "needs and which have no build beside the pinned CPU build of torch"
+    )
     found.append(
         "trak runs once at each size, with 64 projected dimensions: on the CPU its projector draws its whole "
         "matrix again for each batch"

@@ -413,6 +413,8 @@ def verify_command(
     from infra_lib.verify import verify, verify_scores
 
     if scores is not None:
+        if update_records:
+            raise ParameterError("--update-records", True, "left out with --scores")
         if not scores.is_dir():
             raise ParameterError("--scores", str(scores), "a folder that infra attribute wrote")
         _show(verify_scores(scores))

@@ -90,6 +90,18 @@ def read_sealed(path: Path) -> dict[str, Any]:
     return value
 
 
+def is_sealed(path: Path) -> bool:
+    """Return whether a JSON file says that it carries its own checksum, be that right or wrong.
+
+    True for a file that cannot be read as JSON, which may have carried one.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return True
+    return not isinstance(value, dict) or SEAL in value
+
+
 def _as_text(value: Any) -> str:
     return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 

@@ -16,13 +16,13 @@ from infra_lib.models import Encoded, encode
 def encode_within(
     tokenizer: Any,
     examples: Sequence[Example],
-    max_tokens: int,
+    max_tokens: int | None,
     *,
     end_token: bool = True,
     chat_template: bool | None = None,
     progress: bool = False,
 ) -> tuple[list[Encoded], list[str]]:
-    """Encode examples, cut at ``max_tokens``.
+    """Encode examples, cut at ``max_tokens`` (None cuts nothing).
 
     Returns
     -------

@@ -124,11 +124,20 @@ def check_sandbox(root: Path, study: Study, stages: Sequence[str]) -> None:
         resolve(study.sandbox)
 
 
+def threads() -> int:
+    """Return the threads of a stage: ``OMP_NUM_THREADS`` where it is set to a number, else one.
+
+    Snakemake gives each job the threads of its rule in that very variable, whatever it was before.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, int(asked)) if asked.isdecimal() else 1
+
+
 def _snakemake(root: Path, study: Study, targets: Sequence[str], *, force: bool) -> list[str]:
     options = {
         "--snakefile": [str(root / "workflow" / "Snakefile")],
         "--directory": [str(stage_folder(study.study, "work", root))],
-        "--cores": ["1"],
+        "--cores": [str(threads())],
         "--nolock": [],
         "--rerun-incomplete": [],
         # The default one writes files for a solver, which a full temporary folder fails.

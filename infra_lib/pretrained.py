@@ -48,14 +48,19 @@ def pretrained_folder(source: str | Path, *, revision: str = "", fetch: bool = F
 
 
 def _explain(source: str, revision: str, error: Exception) -> str:
-    """Return a hub error as one sentence that says what to do."""
-    kind = type(error).__name__
-    local = f"or elsewhere run `hf download {source} --local-dir FOLDER` and give FOLDER as base_model"
-    if kind == "GatedRepoError":
+    """Return a hub error as one sentence that says what to do; transformers wraps the hub's own in others."""
+    kinds = set[str]()
+    cause: BaseException | None = error
+    while cause is not None:
+        kinds.add(type(cause).__name__)
+        cause = cause.__cause__ or cause.__context__
+    local = f"or elsewhere run `hf download {source} --local-dir FOLDER` and give FOLDER in its place"
+    # A gated repository is also one that cannot be found.
+    if "GatedRepoError" in kinds:
         return f"{source} is gated: accept its terms on its page and set HF_TOKEN, {local}"
-    if kind == "RevisionNotFoundError":
+    if "RevisionNotFoundError" in kinds:
         return f"parameter model_revision is {revision!r}: {source} has no such branch, tag or commit"
-    if kind == "RepositoryNotFoundError":
+    if "RepositoryNotFoundError" in kinds:
         return f"{source} is not on the hub, or is private: check the name, set HF_TOKEN, {local}"
     return f"{source} is not in the local cache and the hub cannot be reached from here; {local}"
 
@@ -66,11 +71,14 @@ def readable_config(source: str | Path) -> Any:
     Raises
     ------
     ModelError
-        For a configuration that is missing, or of no kind of model that transformers knows.
+        For a configuration that is missing, or of no kind of model that transformers knows; for a hub name
+        that is gated, absent or out of reach, with what to do.
     """
     try:
         return model_config(source)
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and not Path(source).exists():
+            raise ModelError(_explain(str(source), "", error)) from None
         reason = (str(error).strip().splitlines() or [""])[0]
         raise ModelError(f"no configuration of {source}: {reason}") from None
 

@@ -457,6 +457,29 @@ def exams(table: pd.DataFrame) -> str:
     asked = table[["exam", "domain"]].drop_duplicates()
     if not asked["domain"].duplicated().any() and set(table["k"]) == {1}:
         names = ", ".join(f"{named(r.domain)}: {named(r.exam)}" for r in each_row(asked))
+        if asked["exam"].str.contains(",").any():
+            return f"Problems of these sources carry no name of theirs and are shown together ({names}).\n"
         return f"Each domain has one exam ({names}) and each problem one answer, so nothing is pooled.\n"
     by = [name for name in ("arm", "exam", "domain") if name in table.columns]
     return pass_at_k(table, by=by, label="Exam by exam")
+
+
+def cut_table(frame: pd.DataFrame, max_tokens: int | None) -> str:
+    """Return what was cut at ``max_tokens``. Columns as :func:`infra_lib.lengths.cut_report` gives them."""
+    if not frame["lost"].any():
+        whole = frame.iloc[-1]
+        limit = f"max_tokens is {max_tokens:,}" if max_tokens else "there is no max_tokens"
+        return f"{whole['examples']:,} responses, {whole['tokens']:,} tokens; nothing is cut ({limit}).\n"
+    rows = [
+        [
+            named(r.domain),
+            escape(r.difficulty),
+            f"{r.examples:,}",
+            f"{r.tokens:,}",
+            f"{r.cut:,} ({r.cut_share:.1%})",
+            f"{r.lost:,} ({r.lost_share:.1%})",
+        ]
+        for r in each_row(frame)
+    ]
+    headers = ["domain", "difficulty", "examples", "response tokens", "examples cut", "tokens lost"]
+    return html_table(headers, rows, left=2, label="What is cut at the context's end", stacked=True)

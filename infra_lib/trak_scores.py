@@ -112,22 +112,36 @@ class _Gradients(AbstractGradientComputer):
 
 
 def batch_dependence(
-    model: Any, encoded: Sequence[Encoded], *, pattern: str | None = None, pad_id: int = 0
+    model: Any,
+    encoded: Sequence[Encoded],
+    *,
+    pattern: str | None = None,
+    pad_id: int = 0,
+    batch_tokens: int = 4096,
 ) -> float:
-    """Return how far examples' gradients of f in one batch lie from those of the examples alone.
+    """Return how far examples' gradients of f in batches lie from those of the examples alone.
 
-    The largest difference of an entry, relative to the largest entry; rounding where all is well.
+    The largest difference of an entry, relative to the largest entry; rounding where all is well. No more is
+    held than a batch of the scoring itself holds, and two examples.
+
+    Raises
+    ------
+    NumericalError
+        For gradients that are all zero or not finite.
     """
     names = [f"{name}.weight" for name in linears(model, pattern)]
     computer = _Gradients(model, _Output(), 0, dtype=torch.float32, device=model.device, grad_wrt=names)
-
-    def gradients(groups: Sequence[Batch]) -> Tensor:
-        found = torch.cat([computer.compute_per_sample_grad(batch.to(model.device)) for batch in groups])
-        return found[torch.tensor([row for batch in groups for row in batch.rows]).argsort()]
-
-    room = len(encoded) * max(len(row.input_ids) for row in encoded)
-    together, alone = (gradients(batches(encoded, batch_tokens=n, pad_id=pad_id)) for n in (room, 1))
-    return float((together - alone).abs().max() / alone.abs().max())
+    largest = apart = 0.0
+    for batch in batches(encoded, batch_tokens=batch_tokens, pad_id=pad_id):
+        together = computer.compute_per_sample_grad(batch.to(model.device))
+        for place, row in enumerate(batch.rows):
+            one = batches([encoded[row]], batch_tokens=1, pad_id=pad_id)[0]
+            alone = computer.compute_per_sample_grad(one.to(model.device))[0]
+            largest = max(largest, float(alone.abs().max()))
+            apart = max(apart, float(alone.sub_(together[place]).abs_().max()))
+    if not (largest > 0 and np.isfinite([largest, apart]).all()):
+        raise NumericalError("TRAK's gradients are zero or not finite; scores would mean nothing")
+    return apart / largest
 
 
 def trak_scores(

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from infra_lib.checksums import MANIFEST, files_below, is_intact, read_manifest
 from infra_lib.errors import DataError
-from infra_lib.files import file_digest, read_sealed
+from infra_lib.files import file_digest, is_sealed, read_sealed
 from infra_lib.layout import STAGES, stage_folder
 
 MENDING = {
@@ -24,6 +24,7 @@ MENDING = {
     "answers": "the next stage that needs it takes the exam again",
     "checkpoints and factors": "the next run that needs it goes on without it",
     "scores": "`infra attribute` with the same options writes it again",
+    "factors of scores": "delete it, and `infra attribute` fits it again",
     "study": "`infra run --study {study}` writes it again",
     "records": "restore it from version control (after a wanted change: `infra verify --update-records`)",
     "book's copies": "`infra book --study {study}` copies it again",
@@ -153,14 +154,28 @@ def _stage_items(folder: Path) -> Iterator[Item]:
 
 
 def _score_items(folder: Path) -> Iterator[Item]:
-    yield _sealed("scores", folder / "provenance.json")
-    try:
-        listed = read_sealed(folder / "provenance.json").get("files", {})
-    except (DataError, OSError):
-        listed = {}
-    yield from (_with_digest("scores", folder / name, digest) for name, digest in listed.items())
+    """Yield what ``infra attribute`` wrote into a folder, and what ``infra adapt`` put beside it."""
+    known = set[str]()
+    for name in ("provenance.json", "adapt.json"):
+        path = folder / name
+        if name == "adapt.json" and not path.is_file():
+            continue
+        if path.is_file() and not is_sealed(path):
+            yield Item("scores", path, lambda: "is of a version that kept no checksums")
+            continue
+        yield _sealed("scores", path)
+        try:
+            listed = read_sealed(path).get("files", {})
+        except (DataError, OSError):
+            continue
+        fresh = {key: digest for key, digest in listed.items() if key not in known | {"provenance.json"}}
+        yield from (_with_digest("scores", folder / key, digest) for key, digest in fresh.items())
+        known |= set(listed)
+    for path in sorted([*folder.glob("*.parquet"), *folder.glob("skipped.jsonl")]):
+        if path.name not in known:
+            yield Item("scores", path, lambda: "is not recorded: it is of another run")
     for checksum in sorted((folder / "factors").rglob("*.sha256")):
-        yield _with_checksum("checkpoints and factors", checksum.with_suffix(""))
+        yield _with_checksum("factors of scores", checksum.with_suffix(""))
 
 
 def _project_items(root: Path) -> Iterator[Item]:

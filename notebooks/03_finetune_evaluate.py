@@ -50,9 +50,12 @@ confidence: float = 0.95  # coverage of the intervals, 0 to 1
 from dataclasses import replace
 
 from infra_lib import figures, tables
+from infra_lib.errors import DataError
 from infra_lib.evaluate.sandbox import isolation
 from infra_lib.examples import from_frame
 from infra_lib.experiment import Run, run_all
+from infra_lib.lengths import cut_report, encode_within
+from infra_lib.models import load_tokenizer
 from infra_lib.pass_at_k import pass_at_k_table, tries
 from infra_lib.stage import open_stage
 from infra_lib.statistics import accuracy_by_group
@@ -70,6 +73,18 @@ params = stage.params
 # %%
 train = from_frame(stage.read_table("01_data", "train"))
 test = from_frame(stage.read_table("01_data", "test"))
+tokenizer = load_tokenizer(params.base_of(params.base_seeds[0], stage.root))
+encoded, unread = encode_within(tokenizer, train, params.max_tokens)
+cut = cut_report(encoded, train)
+stage.write_table("cut", cut)
+if unread:
+    raise DataError(unread[0], f"has a prompt that fills max_tokens, as {len(unread)} examples have")
+stage.write_fragment("cut", tables.cut_table(cut, params.max_tokens))
+
+# %% [markdown]
+# The response tokens that training sees, and what is cut off where `max_tokens` limits them.
+
+# %%
 runs = [
     Run(
         arm="uniform",

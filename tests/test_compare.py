@@ -105,6 +105,28 @@ def test_tables_of_another_shape_name_or_type_have_no_distance(other) -> None:
     assert table_distance(pd.DataFrame({"v": [1.0, 2.0, 3.0]}), other) == math.inf
 
 
+def test_ranks_may_change_places_where_scores_are_compared() -> None:
+    one = pd.DataFrame({"score": [1.0, 0.999999, 0.5], "rank": [1, 2, 3]})
+    two = pd.DataFrame({"score": [0.999999, 1.0, 0.5], "rank": [2, 1, 3]})
+    assert table_distance(one, two) == pytest.approx(1e-6)
+    assert table_distance(one[["rank"]], two[["rank"]]) == math.inf
+
+
+def test_only_the_named_tables_are_held_loosely() -> None:
+    found = comparing.Comparison(["a"], {"b": "differs"}, largest=1e-5, loose=0.03)
+    assert found.within(1e-4)
+    assert not comparing.Comparison([], {}, largest=1e-3, loose=0.0).within(1e-4)
+    assert not comparing.Comparison([], {}, largest=0.0, loose=0.2).within(1e-4)
+
+
+def test_a_recorded_tolerance_and_layout_are_shown(project) -> None:
+    finish(project, "one")
+    finish(project, "two", s05=2.00001)
+    options = ["--record", "--label", "threads", "--tolerance", "1e-4"]
+    assert CliRunner().invoke(app, ["compare", "one", "two", *options]).exit_code == 0
+    assert "(allowed: 0.0001)" in html.unescape(comparing.determinism(project))
+
+
 def test_the_command_says_and_records_what_it_found(project) -> None:
     finish(project, "one")
     finish(project, "two", s05=2.5)

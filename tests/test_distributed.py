@@ -80,8 +80,7 @@ def test_two_processes_give_the_scores_of_one(started, alone, case) -> None:
         assert one.drop(columns=["score", "rank"], errors="ignore").equals(
             two.drop(columns=["score", "rank"], errors="ignore")
         )
-        # TRAK's log-odds cancel digits, in batches of another make-up as well as in another process.
-        tolerance = 1e-2 if case == "trak" else 1e-4
+        tolerance = 1e-4
         assert same(one["score"].to_numpy(), two["score"].to_numpy(), tolerance)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from infra_lib import tables
 from infra_lib.errors import DataError, ModelError
 from infra_lib.examples import Example
 from infra_lib.lengths import cut_report, encode_within
@@ -74,3 +75,12 @@ def test_system_text_stands_before_the_prompt_without_a_template(tokenizer) -> N
     plain = encode(tokenizer, Example("a", "math", "Think\n\nTom", " has 2"), chat_template=False)
     split = encode(tokenizer, Example("a", "math", "Tom", " has 2", system="Think"), chat_template=False)
     assert plain.input_ids.tolist() == split.input_ids.tolist()
+
+
+def test_the_table_says_what_is_cut_and_that_nothing_is(tokenizer, splits) -> None:
+    whole = cut_report(encode_within(tokenizer, splits.train, None)[0], splits.train)
+    assert "nothing is cut (there is no max_tokens)" in tables.cut_table(whole, None)
+    some = cut_report(encode_within(tokenizer, splits.train, 60)[0], splits.train)
+    shown = tables.cut_table(some, 60)
+    assert f"{some.iloc[-1]['lost']:,}" in shown
+    assert shown.count("<tr") == len(some) + 1

@@ -163,7 +163,12 @@ def test_workflows_run_the_pinned_the_lowest_and_the_wheel(root, project) -> Non
         assert any("apparmor_restrict_unprivileged_userns=0" in s.get("run", "") for s in job["steps"]), name
     assert found["audit"][True]["schedule"]
     audit = " ".join(step.get("run", "") for step in found["audit"]["jobs"]["audit"]["steps"])
-    assert re.findall(r"-r (\S+)", audit) == ["locks/build.txt", "locks/torch.txt", "locks/rest.txt"]
+    assert re.findall(r"-r (\S+)", audit) == [
+        "locks/build.txt",
+        "locks/torch.txt",
+        "locks/rest.txt",
+        "locks/peers.txt",
+    ]
 
 
 def test_every_requirement_has_a_pin_that_it_admits(requirements, pins) -> None:

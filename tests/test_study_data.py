@@ -144,6 +144,12 @@ def test_problems_know_their_exam() -> None:
         ({"data_folder": "no/such"}, "parameter data_folder is 'no/such'"),
         ({"data_options": {"gsm8k": {}}}, "among the sources: none is"),
         (contest({"release": "v9"}), "parameter data_options, livecodebench, release is 'v9'"),
+        (contest({"release": ["v5"]}), "parameter data_options, livecodebench, release is ['v5']"),
+        (contest({"release": ""}), "parameter data_options, livecodebench, release is ''"),
+        (
+            {"train_sources": ["open_thoughts"], "data_options": {"open_thoughts": {"domains": "math"}}},
+            "a list, such as [math]",
+        ),
         (contest({"start_date": "May"}), "parameter data_options, livecodebench, start_date is 'May'"),
         (contest({"start": "2024-08-01"}), "options of livecodebench are release, start_date"),
         (

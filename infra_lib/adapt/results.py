@@ -72,7 +72,10 @@ def load_results(folder: Path, train: Path, target: Path) -> Results:
     DataError
         For a file that is missing, torn, or of other examples.
     """
-    record = read_sealed(folder / RECORD)
+    try:
+        record = read_sealed(folder / RECORD)
+    except OSError:
+        raise DataError(folder / RECORD, "is missing or cannot be read") from None
     if damaged := damage(folder, record.get("files", {})):
         raise DataError(folder / damaged[0], "is missing or torn, or was changed since it was written")
     examples = {example.id: example for example in scan_jsonl(train)[0]}

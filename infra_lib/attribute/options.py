@@ -190,6 +190,9 @@ class Options:
         if self.method == "trak" and self.dtype != "float32":
             reason = "float32 with --method trak, whose ridge regression leaves no sample to check by"
             raise ParameterError("--dtype", self.dtype, reason)
+        if self.layers and self.method not in OF_LAYERS:
+            reason = f"left out with --method {self.method}, which takes no gradient"
+            raise ParameterError("--layers", self.layers, reason)
         if self.refine and self.method != "ekfac":
             raise ParameterError("--refine", self.refine, f"0 with --method {self.method}: it refines ekfac")
         if self.refine and size() > 1:

@@ -68,14 +68,12 @@ def attribute(options: Options, *, progress: bool = True) -> Path:
             }
             scores = mean_of(parts)
         if is_main():
-            kept = recorded_files(options.out)
-            kept |= {
-                path.name: file_digest(path) for path in write_tables(options, tokenizer, inputs, scores)
-            }
             record = _provenance(options, inputs, names, scores, by_checkpoint)
             record |= {"architecture": architecture, "inputs": digests, "environment": environment(device)}
             record["seconds"] = round(time.perf_counter() - started, 2)
-            record["files"] = kept
+            kept = recorded_files(options.out, record)
+            written = write_tables(options, tokenizer, inputs, scores)
+            record["files"] = kept | {path.name: file_digest(path) for path in written}
             write_sealed(options.out / "provenance.json", record)
     return options.out
 
@@ -86,8 +84,8 @@ def _read(options: Options) -> tuple[Any, Inputs]:
     for source in options.checkpoints:
         check_model_folder(source)
         _check_alike(options.model, source)
-    tokenizer = load_tokenizer(options.model)
     config = readable_config(options.model).get_text_config()
+    tokenizer = load_tokenizer(options.model)
     inputs = read_inputs(
         options.train,
         options.target,

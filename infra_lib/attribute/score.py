@@ -138,7 +138,9 @@ def score_trak(
     from infra_lib.trak_scores import batch_dependence, trak_scores
 
     rows = [inputs.encoded[row] for row in guards.sample(len(inputs.encoded), guards.ALONE)]
-    difference = batch_dependence(model, rows, pattern=options.layers, pad_id=pad_id)
+    difference = batch_dependence(
+        model, rows, pattern=options.layers, pad_id=pad_id, batch_tokens=options.batch_tokens
+    )
     guards.refuse_batch_dependence(difference, "TRAK's gradients")
     found = trak_scores(
         model,

@@ -14,8 +14,8 @@ An example's score is the sum of its sentences' and of its tokens', unless it is
 too; their share has ``index`` and ``position`` −1 and an empty span, so that the sums still hold.
 
 ``provenance.json`` lists the checksums of all of them and carries its own, so that ``infra verify --scores``
-and whatever reads the tables later find a changed byte. A later run into the same folder keeps what is
-recorded of tables that it does not write.
+and whatever reads the tables later find a changed byte. A later run into the same folder that asks
+the same at other levels keeps what is recorded of the tables that it does not write.
 
 The schema of each table holds, under the key ``infra``, JSON that says how to read its numbers
 (:func:`meaning`): ``json.loads(pyarrow.parquet.read_schema(path).metadata[b"infra"])``.
@@ -41,7 +41,7 @@ from infra_lib.attributes import score_table
 from infra_lib.checksums import damage
 from infra_lib.errors import DataError
 from infra_lib.examples import Example, Sentence
-from infra_lib.files import read_sealed, replacing, write_text
+from infra_lib.files import is_sealed, read_sealed, replacing, write_text
 from infra_lib.influence import response_positions, sum_over_spans
 from infra_lib.models import Encoded
 from infra_lib.sentences import split_sentences
@@ -93,33 +93,49 @@ def meaning(options: Options) -> dict[str, Any]:
     }
 
 
-def recorded_files(folder: Path) -> dict[str, str]:
-    """Return the digests, by name, of the files that an attribution wrote into a folder and are there still.
+def recorded_files(folder: Path, record: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digests, by name, of files of an earlier attribution that still hold.
 
-    Empty where there is no record that can be trusted: a first run, or a torn one, which is written anew.
+    They do where the same was asked of the same examples, but for the levels. Empty where there is no record
+    that can be trusted: a first run, or a torn one.
+
+    Parameters
+    ----------
+    record
+        What is about to be recorded: ``options`` and ``inputs`` count.
     """
     try:
-        found = read_sealed(folder / "provenance.json").get("files", {})
+        found = read_sealed(folder / "provenance.json")
     except (OSError, DataError):
         return {}
-    return {name: digest for name, digest in found.items() if (folder / name).is_file()}
+
+    def asked(of: Mapping[str, Any]) -> Any:
+        options = {key: value for key, value in of.get("options", {}).items() if key != "levels"}
+        return json.loads(json.dumps([options, of.get("inputs")]))
+
+    if asked(found) != asked(record):
+        return {}
+    return {name: digest for name, digest in found.get("files", {}).items() if (folder / name).is_file()}
 
 
 def check_table(path: Path) -> None:
     """Raise for a table of scores that is not the one that the attribution beside it wrote.
 
-    A table that lies alone, without ``provenance.json``, passes: nothing was recorded of it.
+    A table passes where nothing was recorded of it: it lies alone, without ``provenance.json``, or beside one
+    of a version that kept no checksums.
 
     Raises
     ------
     DataError
-        For a changed or torn table, or record.
+        For a changed or torn table, or record, or a table of another run than the record's.
     """
     record = path.with_name("provenance.json")
-    if not record.is_file():
+    if not record.is_file() or not is_sealed(record):
         return
     digests = read_sealed(record).get("files", {})
-    if path.name in digests and damage(path.parent, {path.name: digests[path.name]}):
+    if path.name not in digests:
+        raise DataError(path, "is of another run than provenance.json beside it; run infra attribute again")
+    if damage(path.parent, {path.name: digests[path.name]}):
         raise DataError(path, "is torn, or was changed since it was written; run infra attribute again")
 
 

@@ -294,10 +294,12 @@ class Plan:
             state += 2 * size.parameters
         # Adapters see the inputs of their layers as all weights do, and their own products are few.
         found = self.architecture.fused(dtype, rows, width, width, trained=True)
-        # The shifted logits are a copy, and their gradient is put back into place: two more of them.
-        logits = min(rows * width * self.architecture.config.vocab_size, CHUNK_ELEMENTS)
-        activations = found.peak_bytes + 2 * logits * _width(dtype)
-        flops = found.flops / (rows * width)
+        body = self.architecture.fused(dtype, rows, width, 1, trained=True).peak_bytes
+        # Logits, shifted to a copy, and the gradients of both; in float32, piece by piece, their
+        # log-softmax, its gradient and what they are taken of.
+        logits = rows * width * self.architecture.config.vocab_size
+        head = 4 * logits * _width(dtype) + 3 * 4 * min(logits, CHUNK_ELEMENTS)
+        activations, flops = body, found.flops / (rows * width)
         if settings.gradient_checkpointing:
             # The inputs of all layers are kept, and the inside of one.
             layers, hidden = self.architecture.config.num_hidden_layers, self.architecture.config.hidden_size
@@ -311,7 +313,7 @@ class Plan:
         return Step(
             notebook,
             "fine-tune",
-            _resident(state + activations),
+            _resident(state + activations + head),
             self.machine.seconds(flops, dtype),
             disk_bytes=runs * size.parameters * 4,
             note=", ".join(notes),

@@ -77,8 +77,8 @@ def plans_table(root: Path) -> str:
     note = (
         f'<p class="table-note">17,000 examples of {tokens:,} tokens, cut at {lengths["longest"]:,}: '
         "three epochs of fine-tuning, generation, factors (fitted in so many parts), scores of two targets, "
-        "three more arms, and 500 examples to explore. Memory is per device; time supposes 40 % of the data "
-        "sheet's peak (our choice).</p>"
+        "and three more arms. Memory is per device; time supposes 40 % of the data sheet's peak (our "
+        "choice).</p>"
     )
     table = html_table(headers, rows, left=5, label="Plans of published models", stacked=True)
     return f"{badge('recorded')}\n\n{table}{note}\n\n{_notebooks_table(record['rows'])}"

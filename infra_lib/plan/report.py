@@ -192,11 +192,9 @@ def comparison(machines: list[Machine], names: list[str] | None = None, *, lengt
         answer_tokens=lengths.response,
         epochs=3,
         arm_runs=3,
-        explored=500,
-        explored_directions=2,
     )
     settings = FinetuneConfig(epochs=3, batch_size=96, learning_rate=1e-5, precision="bfloat16")
-    choices = Choices(attribution_dtype=torch.bfloat16, finetune=settings, explorer_directions=1)
+    choices = Choices(attribution_dtype=torch.bfloat16, finetune=settings)
     rows = []
     for name in names or known_names():
         architecture = Architecture(known_config(name))

@@ -125,9 +125,12 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     ParameterError
         Naming the option, with the valid ones.
     """
-    domains = options.get("domains")
+    if isinstance(domains := options.get("domains"), str):
+        raise ParameterError("domains", domains, "a list, such as [math]")
     checked = _check(_entry(name), {k: v for k, v in options.items() if k != "domains"}, None, domains, None)
-    if release := checked.get("release"):
+    if "release" in checked:
+        if not isinstance(release := checked["release"], str):
+            raise ParameterError("release", release, f"one of {', '.join(livecodebench.RELEASES)}")
         livecodebench.files_of(release)
 
 

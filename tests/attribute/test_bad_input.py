@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from infra_lib.attribute import METHODS, score
 from infra_lib.attribute import run as running_module
 from infra_lib.attribute.inputs import read_inputs
+from infra_lib.attribute.write import check_table
 from infra_lib.checksums import write_checksum
 from infra_lib.cli import app
 from infra_lib.errors import DataError, InfraError, ModelError, ParameterError
@@ -252,10 +253,31 @@ def test_a_changed_byte_of_any_result_is_found(model_folder, files, tmp_path, re
     record_property("outcome", "infra verify --scores names each of them")
 
 
-def test_what_an_earlier_run_wrote_stays_recorded(model_folder, files, tmp_path) -> None:
+def test_what_an_earlier_run_wrote_stays_recorded_where_it_was_asked_the_same(
+    model_folder, files, tmp_path
+) -> None:
     for levels in (("token",), ("example",)):
         out = run(model_folder, files, tmp_path / "out", levels=levels, method="graddot")
     assert set(provenance(out)["files"]) == {"examples.parquet", "tokens.parquet"}
+    run(model_folder, files, out, levels=("token",), method="gradcos")
+    assert set(provenance(out)["files"]) == {"tokens.parquet"}
+    found = CliRunner().invoke(app, ["verify", "--scores", str(out)])
+    assert found.exit_code == 1
+    assert "examples.parquet is not recorded: it is of another run" in found.output
+    with pytest.raises(DataError, match="is of another run than provenance"):
+        check_table(out / "examples.parquet")
+
+
+def test_scores_of_a_version_without_checksums_are_used_and_not_called_torn(
+    model_folder, files, tmp_path
+) -> None:
+    out = run(model_folder, files, tmp_path / "out", method="graddot")
+    record = provenance(out)
+    (out / "provenance.json").write_text(
+        json.dumps({k: v for k, v in record.items() if k not in ("files", "sha256")})
+    )
+    check_table(out / "examples.parquet")
+    assert "kept no checksums" in CliRunner().invoke(app, ["verify", "--scores", str(out)]).output
 
 
 @bad("infra reweight: scores that were changed since infra attribute wrote them")
@@ -269,6 +291,34 @@ def test_an_arm_is_not_built_from_changed_scores(model_folder, files, tmp_path, 
     with pytest.raises(DataError, match="is torn, or was changed"):
         reweight_files(asked)
     assert not asked.out.exists()
+
+
+class GatedRepoError(Exception):
+    pass
+
+
+class RepositoryNotFoundError(Exception):
+    pass
+
+
+@bad("infra attribute: a hub name that is gated, absent or out of reach")
+@pytest.mark.parametrize(
+    ("cause", "words"),
+    [
+        (GatedRepoError("403"), "is gated: accept its terms on its page and set HF_TOKEN"),
+        (RepositoryNotFoundError("404"), "is not on the hub, or is private"),
+        (ConnectionError("no route"), "the hub cannot be reached from here; or elsewhere run `hf download"),
+    ],
+    ids=["gated", "absent", "no network"],
+)
+@pytest.mark.usefixtures("nothing_heavy")
+def test_a_hub_name_that_gives_no_model_says_what_to_do(files, tmp_path, monkeypatch, cause, words) -> None:
+    def refuse(*_args, **_options):
+        raise OSError("We could not load the files.\nSecond line") from cause
+
+    monkeypatch.setattr("infra_lib.pretrained.model_config", refuse)
+    with pytest.raises(ModelError, match=words):
+        run("nobody/nothing", files, tmp_path / "out")
 
 
 @bad("infra attribute: a file where results should go")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from conftest import copy_project
 
@@ -35,6 +37,8 @@ def run(project, name: str, threads: int, processes: int):
         "run", "06", "--study", "smoke", *(part for change in changes for part in ("-p", change))
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    used = json.loads((project.stage("04_example_influence", name) / "provenance.json").read_text())
+    assert used["environment"]["threads"] == threads
     return project.stage(".", name).resolve()
 
 
