@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import shlex
+import signal
 import subprocess
 import sys
+import time
 
+import pandas as pd
 import pytest
 import torch
 from bs4 import BeautifulSoup
@@ -172,6 +177,37 @@ def test_a_second_run_with_nothing_changed_does_nothing(followed, neox) -> None:
     said = typed(followed, f"infra adapt --model {neox} --data mydata --out mypage")
     assert "nothing that the page depends on has changed" in said
     assert page.stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+@pytest.mark.reliability(kind="fault", title="infra adapt and its notebook are killed at random moments")
+def test_a_killed_adaptation_ends_in_the_same_scores(followed, neox, record_property) -> None:
+    line = f"infra adapt --model {neox} --data mydata --out killed"
+    moments = random.Random(0)
+    kills = 0
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "infra_lib.cli", *shlex.split(line)[1:]],
+            cwd=followed.folder,
+            env=followed.environment,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(moments.uniform(4, 20))
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills
+    typed(followed, line)
+    for name in ("examples", "sentences", "tokens", "gradcos"):
+        whole, again = (
+            next((followed.folder / page).rglob(f"{name}.parquet")) for page in ("mypage", "killed")
+        )
+        pd.testing.assert_frame_equal(pd.read_parquet(whole), pd.read_parquet(again))
+    record_property("inputs", kills)
+    record_property("outcome", "the same command ends in the same scores")
 
 
 @pytest.mark.slow
