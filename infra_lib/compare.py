@@ -231,7 +231,8 @@ def determinism(root: Path) -> str:
     for label, record in comparisons.items():
         rows.append([tables.escape(label), *_shown(record)])
     headers = ["compared", "run on", "files", "identical", "what differs"]
-    table = tables.html_table(headers, rows, left=2, label="Repeated runs compared")
+    # All columns wrap, since the last one holds sentences.
+    table = tables.html_table(headers, rows, left=5, label="Repeated runs compared", stacked=True)
     last = max(record["when"] for record in comparisons.values())
     return f"{tables.badge('recorded', last[:10])} Last compared {last[:10]}.\n\n{table}"
 
