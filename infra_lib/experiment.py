@@ -159,7 +159,7 @@ def run_all(runs: Sequence[Run], *, processes: int = 2, progress: bool = True) -
     for base in sorted({run.base for run in runs}):
         if (base / "provenance.json").is_file():
             verify_base(base)
-    missing = [run for run in runs if not is_done(run)]
+    missing = list({run.answers: run for run in runs if not is_done(run)}.values())
     for run in missing:
         if run.answers.is_file() and not is_intact(run.answers):
             tqdm.write(f"{run.answers.name} is torn or changed; the exam is taken again")

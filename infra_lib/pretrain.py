@@ -34,7 +34,9 @@ class PretrainConfig:
     Attributes
     ----------
     tokens
-        Tokens of text to train on, once.
+        Tokens of text.
+    epochs
+        Times that the text is read, in another order each time.
     hidden, layers, heads, intermediate
         Shape of the Qwen2 model.
     block
@@ -46,6 +48,7 @@ class PretrainConfig:
     """
 
     tokens: int = 6_500_000
+    epochs: int = 1
     hidden: int = 96
     layers: int = 4
     heads: int = 3
@@ -62,9 +65,12 @@ class _Job:
     config: PretrainConfig
     seed: int
     folder: Path
+    device: str
 
 
-def pretrain(config: PretrainConfig, seed: int, folder: Path, *, progress: bool = True) -> Path:
+def pretrain(
+    config: PretrainConfig, seed: int, folder: Path, *, device: str = "cpu", progress: bool = True
+) -> Path:
     """Train one base model and return its folder; an interrupted training continues.
 
     Parameters
@@ -73,6 +79,8 @@ def pretrain(config: PretrainConfig, seed: int, folder: Path, *, progress: bool 
         Of the documents and of the initial weights.
     folder
         Where the base goes; it is replaced as a whole at the end.
+    device
+        ``cpu`` or ``cuda``.
 
     Raises
     ------
@@ -106,13 +114,14 @@ def pretrain(config: PretrainConfig, seed: int, folder: Path, *, progress: bool 
         args=trainer_arguments(
             work,
             seed=seed,
-            steps=-(-len(blocks) // config.batch),
-            epochs=1,
+            steps=-(-len(blocks) // config.batch) * config.epochs,
+            epochs=config.epochs,
             batch_size=config.batch,
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
             warmup_steps=config.warmup_steps,
             progress=progress,
+            device=device,
             save_strategy="steps",
             save_steps=500,
         ),
@@ -133,13 +142,13 @@ def pretrain(config: PretrainConfig, seed: int, folder: Path, *, progress: bool 
             "config": asdict(config),
             "seed": seed,
             "parameters": sum(p.numel() for p in model.parameters()),
-            "tokens": blocks.numel(),
+            "tokens": blocks.numel() * config.epochs,
             "steps": result.global_step,
             "curve": curve,
             "seconds": round(result.metrics["train_runtime"], 1),
             "weights_sha256": file_digest(final / "model.safetensors"),
             "files": folder_digests(final),
-            "environment": environment(),
+            "environment": environment(device),
         },
     )
     replace_folder(final, folder)
@@ -148,15 +157,21 @@ def pretrain(config: PretrainConfig, seed: int, folder: Path, *, progress: bool 
 
 
 def pretrain_all(
-    config: PretrainConfig, seeds: Sequence[int], root: Path, *, processes: int = 2, progress: bool = True
+    config: PretrainConfig,
+    seeds: Sequence[int],
+    root: Path,
+    *,
+    device: str = "cpu",
+    processes: int = 2,
+    progress: bool = True,
 ) -> list[Path]:
     """Train one base per seed into ``root/seed<N>``, side by side."""
-    jobs = [_Job(config, seed, root / f"seed{seed}") for seed in seeds]
+    jobs = [_Job(config, seed, root / f"seed{seed}", device) for seed in seeds]
     return run_jobs(_pretrain_job, jobs, processes=processes, label="base models", progress=progress)
 
 
 def _pretrain_job(job: _Job) -> Path:
-    return pretrain(job.config, job.seed, job.folder, progress=False)
+    return pretrain(job.config, job.seed, job.folder, device=job.device, progress=False)
 
 
 def pack(config: PretrainConfig, seed: int, tokenizer: Any) -> torch.Tensor:

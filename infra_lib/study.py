@@ -117,6 +117,15 @@ class Study(BaseModel):
     base_seeds: Seeds = Field([0, 1], description="a non-empty list of distinct whole numbers, 0 or more")
     retrain_base: bool = Field(False, description="true or false")
     pretrain_tokens: int = Field(6_500_000, ge=10_000, description="a whole number, 10000 or more")
+    pretrain_epochs: int = Field(1, ge=1, le=100, description="a whole number from 1 to 100")
+    pretrain_hidden: int = Field(
+        96, ge=2, le=65_536, description="a whole number, an even multiple of pretrain_heads"
+    )
+    pretrain_layers: int = Field(4, ge=1, le=1000, description="a whole number from 1 to 1000")
+    pretrain_heads: int = Field(3, ge=1, le=1024, description="a whole number from 1 to 1024")
+    pretrain_intermediate: int = Field(256, ge=1, le=262_144, description="a whole number, 1 or more")
+    pretrain_batch: int = Field(4, ge=1, description="a whole number of sequences of 320 tokens, 1 or more")
+    pretrain_learning_rate: float = Field(2e-3, gt=0, le=1, description="a number above 0, at most 1")
 
     epochs: int = Field(3, ge=1, le=1000, description="a whole number from 1 to 1000")
     batch_size: int = Field(16, ge=1, description="a whole number, 1 or more")
@@ -304,6 +313,9 @@ class Study(BaseModel):
             raise ParameterError("removal_methods", self.removal_methods, f"without {absent[0]} too")
         if self.base_model and len(self.base_seeds) > 1:
             raise ParameterError("base_seeds", self.base_seeds, "one seed where base_model is given")
+        if self.pretrain_hidden % (2 * self.pretrain_heads):
+            valid = f"an even multiple of pretrain_heads ({self.pretrain_heads}), as rotary embeddings need"
+            raise ParameterError("pretrain_hidden", self.pretrain_hidden, valid)
         if self.explorer_model >= len(self.base_seeds):
             below = f"below {len(self.base_seeds)}, the number of base_seeds"
             raise ParameterError("explorer_model", self.explorer_model, below)
@@ -316,6 +328,21 @@ class Study(BaseModel):
                 "difficulties", self.difficulties, f"complete: easy and hard name {missing} too"
             )
         return self
+
+    def pretrain_config(self) -> Any:
+        """Return size and training of the base models, where the study trains its own."""
+        from infra_lib.pretrain import PretrainConfig
+
+        return PretrainConfig(
+            tokens=self.pretrain_tokens,
+            epochs=self.pretrain_epochs,
+            hidden=self.pretrain_hidden,
+            layers=self.pretrain_layers,
+            heads=self.pretrain_heads,
+            intermediate=self.pretrain_intermediate,
+            batch=self.pretrain_batch,
+            learning_rate=self.pretrain_learning_rate,
+        )
 
     def sampling(self) -> Any:
         """Return how answers are drawn in this study."""

@@ -26,13 +26,21 @@ base_folder: str = "records/base"  # folder of the base models, one subfolder pe
 base_seeds: list = [0, 1]  # seeds of the base models to use
 retrain_base: bool = False  # train the base models again instead of using the kept ones
 pretrain_tokens: int = 6_500_000  # tokens of pretraining text, when training again
+pretrain_epochs: int = 1  # times that this text is read
+pretrain_hidden: int = 96  # width of a base model that is trained again
+pretrain_layers: int = 4  # its decoder layers
+pretrain_heads: int = 3  # its attention heads
+pretrain_intermediate: int = 256  # width of its MLPs
+pretrain_batch: int = 4  # sequences of 320 tokens a step
+pretrain_learning_rate: float = 2e-3  # peak rate, decaying to zero
 processes: int = 2  # base models trained side by side
+device: str = "cpu"  # cpu or cuda
 
 # %%
 import pandas as pd
 
 from infra_lib import figures, tables
-from infra_lib.pretrain import PretrainConfig, pretrain_all, verify_base
+from infra_lib.pretrain import pretrain_all, verify_base
 from infra_lib.pretrained import describe, pretrained_folder
 from infra_lib.stage import open_stage
 
@@ -54,8 +62,13 @@ if params.base_model:
     records = {params.base_seeds[0]: describe(folder)}
 else:
     if params.retrain_base:
-        config = PretrainConfig(tokens=params.pretrain_tokens)
-        pretrain_all(config, params.base_seeds, root, processes=params.processes)
+        pretrain_all(
+            params.pretrain_config(),
+            params.base_seeds,
+            root,
+            device=params.device,
+            processes=params.processes,
+        )
     records = {seed: verify_base(root / f"seed{seed}") for seed in params.base_seeds}
 facts = tables.base_facts(records)
 stage.write_table("bases", facts)

@@ -57,6 +57,8 @@ def _in_streams(
 
     Each thread has one stream for all its matrices: every stream that a product runs on keeps a workspace.
     """
+    # PyTorch loads its CUDA linear algebra at the first call, which two threads must not make at once.
+    torch.linalg.eigh(torch.eye(2, device=next(iter(matrices.values())).device))
     torch.cuda.synchronize()
     own = threading.local()
 

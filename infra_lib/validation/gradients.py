@@ -37,7 +37,7 @@ def gradient_scores(
     methods: Sequence[str] = CURVED,
     pad_id: int = 0,
     batch_tokens: int = 4096,
-    memory_bytes: int = 2**29,
+    memory_bytes: int | None = None,
 ) -> dict[Key, np.ndarray]:
     """Score training examples on each target example by curvature, and by gradients alone.
 
@@ -50,8 +50,8 @@ def gradient_scores(
     methods
         Of :data:`CURVED`. ``graddot`` and ``gradcos`` come without being asked for.
     memory_bytes
-        For gradients held at a time; layers are taken in as many groups as this needs, each with a pass
-        over all examples.
+        For gradients held at a time, on the model's device; layers are taken in as many groups as this
+        needs, each with a pass over all examples. None is half a GiB, and 8 GiB on a GPU.
 
     Returns
     -------
@@ -75,12 +75,14 @@ def gradient_scores(
     keys: list[Key] = [(method, float(damping)) for method in methods for damping in dampings]
     scores = {key: np.zeros(shape) for key in [*keys, ("graddot", None)]}
     squared = np.zeros(len(train))
+    if memory_bytes is None:
+        memory_bytes = 2**33 if model.device.type == "cuda" else 2**29
     for names in _groups(model, factors, sum(shape), memory_bytes):
         found_train = _gradients(model, train, names, pad_id, batch_tokens)
         found_target = _gradients(model, targets, names, pad_id, batch_tokens)
         for name in names:
             rows, columns = found_train.pop(name), found_target.pop(name)
-            squared += rows.square().sum((1, 2)).double().numpy()
+            squared += rows.square().sum((1, 2)).double().cpu().numpy()
             for key, table in _layer_scores(rows, columns, factors, name, keys):
                 scores[key] += table
     scores["gradcos", None] = scores["graddot", None] / np.sqrt(squared)[:, None]
@@ -97,15 +99,16 @@ def _layer_scores(
     layer = factors.layers[name]
     for turned in (False, True):
         if turned:
-            rows, columns = (layer.q_out.T @ part @ layer.q_in for part in (rows, columns))
+            q_out, q_in = layer.q_out.to(rows), layer.q_in.to(rows)
+            rows, columns = (q_out.T @ part @ q_in for part in (rows, columns))
         for method, damping in keys:
             if damping is not None and (method != "diagonal") == turned:
-                values = factors.eigenvalues(name, method)
+                values = factors.eigenvalues(name, method).to(rows)
                 yield (method, damping), _product(rows / (values + damping * values.mean()), columns)
 
 
 def _product(rows: Tensor, columns: Tensor) -> np.ndarray:
-    return (rows.flatten(1) @ columns.flatten(1).T).double().numpy()
+    return (rows.flatten(1) @ columns.flatten(1).T).double().cpu().numpy()
 
 
 def _groups(model: Any, factors: Factors, examples: int, memory_bytes: int) -> Iterator[list[str]]:
@@ -126,10 +129,13 @@ def _groups(model: Any, factors: Factors, examples: int, memory_bytes: int) -> I
 def _gradients(
     model: Any, encoded: Sequence[Encoded], names: Sequence[str], pad_id: int, batch_tokens: int
 ) -> dict[str, Tensor]:
-    """Return each example's gradient of its log-likelihood [examples, out, in] by layer name, on the CPU."""
+    """Return each example's gradient of its log-likelihood [examples, out, in] by layer, on its device."""
     modules = dict(model.named_modules())
     chosen = {name: modules[name] for name in names}
-    found = {name: torch.empty(len(encoded), *weight_shape(module)) for name, module in chosen.items()}
+    found = {
+        name: torch.empty(len(encoded), *weight_shape(module), device=model.device)
+        for name, module in chosen.items()
+    }
     for batch in batches(encoded, batch_tokens=batch_tokens, pad_id=pad_id):
         batch = batch.to(model.device)
         with captured(model, chosen) as seen:
@@ -138,5 +144,5 @@ def _gradients(
         for name, (acts_bti, grads_bto) in seen.items():
             found[name][list(batch.rows)] = torch.einsum(
                 "bto,bti->boi", grads_bto.float() * real, acts_bti.float()
-            ).cpu()
+            )
     return found

@@ -41,6 +41,8 @@ class PerRowSampler(LogitsProcessor):
         for warper in self._warpers:
             scores = warper(input_ids, scores)
         cumulated = torch.softmax(scores.double(), dim=-1).cumsum(dim=-1)
+        if self._draws.device != cumulated.device:
+            self._draws = self._draws.to(cumulated.device)  # once, not for every token
         draws = self._draws[:, input_ids.shape[1] - self._width, None].to(cumulated)
         # Just below the total, so that rounding never chooses a token behind the last possible one.
         targets = (draws * cumulated[:, -1:]).minimum(cumulated[:, -1:] * (1 - 1e-14))

@@ -16,8 +16,12 @@ from infra_lib.examples import Example
 from infra_lib.models import prompt_tokens
 
 BATCH_TOKENS = 65_536
-"""Default for tokens of a batch, answers at their longest: 3.7 GiB of keys and values for Qwen2.5-7B in
-bfloat16 (28 layers × 2 × 4 heads × 128 × 2 bytes a token)."""
+"""Default for tokens of a batch, answers at their longest."""
+
+CACHE_BYTES = 2**32
+"""Keys and values of a batch on a GPU, by default: a small model is bound by the number of its kernels
+there, and draws a thousand answers in the time of a hundred. Qwen2.5-7B in bfloat16 holds 75,000 tokens
+in it (28 layers × 2 × 4 heads × 128 × 2 bytes each)."""
 
 
 class TransformersEngine:
@@ -26,8 +30,9 @@ class TransformersEngine:
     Parameters
     ----------
     batch_tokens
-        Most tokens in a batch, prompts padded and answers at their longest. Where a CUDA device has too
-        little memory for it, it is halved, with a message, and stays so.
+        Most tokens in a batch, prompts padded and answers at their longest; None is
+        :data:`BATCH_TOKENS` on a CPU and what :data:`CACHE_BYTES` hold on a GPU. Where a CUDA device has
+        too little memory for it, it is halved, with a message, and stays so.
     batch_size
         Most answers in a batch; None sets no limit of its own.
     chat_template
@@ -41,7 +46,7 @@ class TransformersEngine:
         model: Any,
         tokenizer: Any,
         *,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
         batch_size: int | None = None,
         chat_template: bool | None = None,
         identity: str | None = None,
@@ -52,7 +57,7 @@ class TransformersEngine:
         self.model, self.tokenizer = model, tokenizer
         self.chat_template = chat_template
         self.identity = None if identity is None else f"transformers {identity} {model.dtype}"
-        self._batch_tokens, self._batch_size = batch_tokens, batch_size
+        self._batch_tokens, self._batch_size = batch_tokens or _batch_tokens(model), batch_size
         self._ends = end_tokens(tokenizer, getattr(model, "generation_config", None))
 
     def run(
@@ -165,6 +170,17 @@ class TransformersEngine:
 
     def _text(self, tokens: list[int]) -> str:
         return self.tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+def _batch_tokens(model: Any) -> int:
+    """Return the tokens of a batch whose keys and values take :data:`CACHE_BYTES` on a GPU."""
+    config = getattr(model, "config", None)
+    heads = getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", None)
+    if getattr(getattr(model, "device", None), "type", "cpu") == "cpu" or not heads:
+        return BATCH_TOKENS
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    token = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize
+    return max(1, CACHE_BYTES // token)
 
 
 class _StopTexts(StoppingCriteria):
