@@ -199,7 +199,7 @@ def finetune_command(
     chat_template: Annotated[
         bool | None, typer.Option(help="Wrap prompts as user turns; default: where there is a template.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    precision: Annotated[str, typer.Option(help="float32, tf32, bfloat16 or float16.")] = "float32",
     attention: Annotated[
         str, typer.Option(help="sdpa, eager, flash_attention_2 or flex_attention.")
     ] = "sdpa",

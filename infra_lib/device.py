@@ -20,20 +20,30 @@ def to_device(tensor: Tensor, device: str | torch.device) -> Tensor:
 
 
 @contextmanager
-def moment_products(dtype: torch.dtype) -> Iterator[None]:
-    """Let single-precision products of rows use a GPU's TF32 units where the model is below single precision.
+def tf32_products(on: bool) -> Iterator[None]:
+    """Let a GPU multiply float32 matrices in its TF32 units, or leave the setting as it is.
 
-    TF32 rounds what is multiplied to 11 significant bits and sums in single precision. Activations and
-    gradients of a bfloat16 model have 8, of a float16 model 11, so that covariances lose nothing; where
-    rows are rotated, eigenvectors are rounded to 11 bits. Models in single precision keep all of theirs.
-    On a CPU nothing changes.
+    TF32 rounds what is multiplied to 11 significant bits and sums in single precision. On a CPU nothing
+    changes.
     """
     before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = before or dtype in (torch.bfloat16, torch.float16)
+    torch.backends.cuda.matmul.allow_tf32 = before or on
     try:
         yield
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@contextmanager
+def moment_products(dtype: torch.dtype) -> Iterator[None]:
+    """Let single-precision products of rows use a GPU's TF32 units where the model is below single precision.
+
+    Activations and gradients of a bfloat16 model have 8 significant bits, of a float16 model 11, so that
+    covariances lose nothing in TF32's 11; where rows are rotated, eigenvectors are rounded to 11 bits.
+    Models in single precision keep all of theirs. On a CPU nothing changes.
+    """
+    with tf32_products(dtype in (torch.bfloat16, torch.float16)):
+        yield
 
 
 def peak_bytes() -> dict[str, int]:

@@ -21,7 +21,7 @@ from infra_lib.evaluate import accuracy
 from infra_lib.evaluate.generate import Engine, Sampling, TransformersEngine, VllmEngine
 from infra_lib.examples import Example
 from infra_lib.files import digest_of, file_digest, replacing
-from infra_lib.finetune import FinetuneConfig, check_weights, read_finished, run_key
+from infra_lib.finetune import FinetuneConfig, check_weights, read_finished, run_key, weights_dtype
 from infra_lib.finetune.launch import finetune_on
 from infra_lib.jobs import run_jobs
 from infra_lib.models import load_model, load_tokenizer
@@ -140,7 +140,7 @@ def _engine(run: Run) -> Engine:
     """Return what draws the answers of a run's model."""
     if run.engine == "vllm":
         return VllmEngine(run.folder, devices=run.devices, identity=run.key)
-    dtype = getattr(torch, run.config.precision) if run.device.startswith("cuda") else torch.float32
+    dtype = weights_dtype(run.config.precision) if run.device.startswith("cuda") else torch.float32
     model = load_model(run.folder, dtype=dtype, device=run.device, attn_implementation="sdpa")
     size = 64 if run.device == "cpu" else None
     return TransformersEngine(model, load_tokenizer(run.folder), batch_size=size, identity=run.key)

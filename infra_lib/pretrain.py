@@ -45,6 +45,8 @@ class PretrainConfig:
         Sequences per optimiser step: few, since many small steps learn where few large ones do not.
     learning_rate, weight_decay, warmup_steps
         Of AdamW; the rate decays linearly to zero.
+    precision
+        ``float32``, or ``tf32`` on a GPU.
     """
 
     tokens: int = 6_500_000
@@ -58,6 +60,7 @@ class PretrainConfig:
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     warmup_steps: int = 100
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def pretrain(
         ),
         train_dataset=_Blocks(blocks),
     )
-    result = train_quietly(trainer, work)
+    result = train_quietly(trainer, work, precision=config.precision)
     curve = [
         {"tokens": row["step"] * config.batch * config.block, "loss": row["loss"]}
         for row in trainer.state.log_history

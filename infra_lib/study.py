@@ -138,8 +138,8 @@ class Study(BaseModel):
     max_tokens: int | None = Field(
         None, ge=1, description="a whole number, 1 or more, or null to cut nothing"
     )
-    precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="float32, bfloat16 or float16 (the last on cuda alone)"
+    precision: Literal["float32", "tf32", "bfloat16", "float16"] = Field(
+        "float32", description="float32, bfloat16, or on cuda alone tf32 or float16"
     )
     attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = Field(
         "sdpa", description="sdpa, eager, flash_attention_2 or flex_attention"
@@ -342,6 +342,7 @@ class Study(BaseModel):
             intermediate=self.pretrain_intermediate,
             batch=self.pretrain_batch,
             learning_rate=self.pretrain_learning_rate,
+            precision="tf32" if self.precision == "tf32" else "float32",
         )
 
     def sampling(self) -> Any:
@@ -382,7 +383,9 @@ class Study(BaseModel):
         """Return the type of weights in attribution: that of training on a GPU, float32 on a CPU."""
         import torch
 
-        return getattr(torch, self.precision) if self.device.startswith("cuda") else torch.float32
+        from infra_lib.finetune import weights_dtype
+
+        return weights_dtype(self.precision) if self.device.startswith("cuda") else torch.float32
 
     def finetune_config(self) -> Any:
         """Return the fine-tuning settings of this study."""

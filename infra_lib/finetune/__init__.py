@@ -34,7 +34,7 @@ the batches would have had to be replaced.) One small model on a CPU and a large
 """
 
 from infra_lib.finetune.batches import IGNORED
-from infra_lib.finetune.config import FinetuneConfig, check_weights
+from infra_lib.finetune.config import FinetuneConfig, check_weights, weights_dtype
 from infra_lib.finetune.run import finetune
 from infra_lib.finetune.store import read_finished, run_key
 from infra_lib.finetune.trainer import WeightedTrainer, train_quietly, trainer_arguments
@@ -49,4 +49,5 @@ __all__ = [
     "run_key",
     "train_quietly",
     "trainer_arguments",
+    "weights_dtype",
 ]

@@ -6,12 +6,20 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from infra_lib.errors import ParameterError
 from infra_lib.examples import Example
 
-PRECISIONS = ("float32", "bfloat16", "float16")
-"""Arithmetic of the forward and backward pass; weights and Adam's moments stay in float32."""
+if TYPE_CHECKING:
+    import torch
+
+PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
+"""Arithmetic of the forward and backward pass; weights and Adam's moments stay in float32. ``tf32`` is
+float32 but for matrix products of a GPU, whose factors are rounded to 11 significant bits."""
+
+MIXED = ("bfloat16", "float16")
+"""Those in which activations are smaller than the weights."""
 
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 """Attention implementations of transformers that training can use."""
@@ -45,7 +53,7 @@ class FinetuneConfig:
     schedule
         One of :data:`SCHEDULES`.
     precision
-        One of :data:`PRECISIONS`. The lower two are mixed precision.
+        One of :data:`PRECISIONS`. Those of :data:`MIXED` are mixed precision.
     attention
         One of :data:`ATTENTIONS`.
     gradient_accumulation
@@ -142,9 +150,9 @@ class FinetuneConfig:
     def _check_machine(self, device: str, processes: int, launched: bool) -> None:
         cuda = device.startswith("cuda")
         _check_device(device)
-        if self.precision == "float16" and not cuda:
+        if self.precision in ("float16", "tf32") and not cuda:
             raise ParameterError("precision", self.precision, "float32 or bfloat16 on a CPU")
-        if self.attention == "flash_attention_2" and not (cuda and self.precision != "float32"):
+        if self.attention == "flash_attention_2" and not (cuda and self.precision in MIXED):
             valid = "sdpa, or used on a CUDA device in bfloat16 or float16"
             raise ParameterError("attention", self.attention, valid)
         if self.precision == "bfloat16" and cuda:
@@ -197,6 +205,13 @@ def check_weights(weights: Sequence[float] | None, examples: Sequence[Example]) 
             )
     mean = math.fsum(weights) / len(weights)
     return [weight / mean for weight in weights]
+
+
+def weights_dtype(precision: str) -> torch.dtype:
+    """Return the type in which a model trained at a precision answers and is attributed on a GPU."""
+    import torch
+
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision, torch.float32)
 
 
 def process_count() -> int:

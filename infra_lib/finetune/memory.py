@@ -32,7 +32,7 @@ boolean mask of tokens² bytes; flash and flex attention do not.
 
 from __future__ import annotations
 
-from infra_lib.finetune.config import FinetuneConfig
+from infra_lib.finetune.config import MIXED, FinetuneConfig
 
 GRADIENT, MOMENTS = 4, 8
 """Bytes per trained parameter of the gradient and of Adam's two moments."""
@@ -80,5 +80,5 @@ def base_bytes(config: FinetuneConfig) -> int:
 
     FSDP wants one dtype per layer, so there a frozen base stays in float32 beside its adapters.
     """
-    frozen = config.lora_rank > 0 and config.precision != "float32" and not config.fsdp
+    frozen = config.lora_rank > 0 and config.precision in MIXED and not config.fsdp
     return 2 if frozen else 4

@@ -21,7 +21,7 @@ from infra_lib.errors import InfraError, ParameterError
 from infra_lib.examples import Example
 from infra_lib.finetune.batches import Collator, MicroBatches, Rows, check_packing
 from infra_lib.finetune.checkpoints import barrier, is_main
-from infra_lib.finetune.config import FinetuneConfig, check_weights, process_count
+from infra_lib.finetune.config import MIXED, FinetuneConfig, check_weights, process_count
 from infra_lib.finetune.lora import add_lora, merge_lora, require_peft, save_adapter
 from infra_lib.finetune.memory import base_bytes
 from infra_lib.finetune.store import put_in_place, read_finished, run_key
@@ -155,7 +155,7 @@ def _train(
     )
     if _sharded(config) and trainer.accelerator.distributed_type != DistributedType.FSDP:
         raise ParameterError("fsdp", True, f"false on {device}, where accelerate does not shard")
-    result = train_quietly(trainer, work)
+    result = train_quietly(trainer, work, precision=config.precision)
     _save(trainer, tokenizer, base, config, work / "final")
     return {
         "seed": seed,
@@ -231,8 +231,8 @@ def _arguments(
         save_strategy="steps" if config.checkpoint_steps else "epoch",
         **others,
     )
-    launched = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(arguments.mixed_precision)
-    if launched != config.precision:
+    launched = {"bf16": "bfloat16", "fp16": "float16"}.get(arguments.mixed_precision, "float32")
+    if launched != (config.precision if config.precision in MIXED else "float32"):
         valid = f"{arguments.mixed_precision}, as accelerate was configured (its mixed_precision: no is best)"
         raise ParameterError("precision", config.precision, valid)
     if arguments.n_gpu > 1:

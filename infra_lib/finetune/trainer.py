@@ -19,6 +19,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as hf_logging
 
+from infra_lib.device import tf32_products
 from infra_lib.finetune.batches import IGNORED, MicroBatches
 from infra_lib.finetune.checkpoints import WholeCheckpoints, last_whole_checkpoint
 
@@ -134,9 +135,16 @@ def trainer_arguments(
     )
 
 
-def train_quietly(trainer: Trainer, work: Path) -> Any:
-    """Train, from the last whole checkpoint in ``work`` if there is one, without printing logs."""
+def train_quietly(trainer: Trainer, work: Path, *, precision: str = "float32") -> Any:
+    """Train, from the last whole checkpoint in ``work`` if there is one, without printing logs.
+
+    Parameters
+    ----------
+    precision
+        As the arguments were made for (:data:`~infra_lib.finetune.config.PRECISIONS`).
+    """
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(WholeCheckpoints())
     start = last_whole_checkpoint(work)
-    return trainer.train(resume_from_checkpoint=str(start) if start else None)
+    with tf32_products(precision == "tf32"):
+        return trainer.train(resume_from_checkpoint=str(start) if start else None)

@@ -27,7 +27,7 @@ from torch import nn
 from infra_lib.attention import LONG
 from infra_lib.curvature import weight_shape
 from infra_lib.curvature.fit import construction_bytes, partitions
-from infra_lib.finetune.config import FinetuneConfig
+from infra_lib.finetune.config import MIXED, FinetuneConfig
 from infra_lib.finetune.memory import lora_parameters, state_bytes
 from infra_lib.finetune.trainer import CHUNK_ELEMENTS
 from infra_lib.models import linears
@@ -278,7 +278,7 @@ class Plan:
     def finetune(self, runs: int, notebook: str) -> Step:
         """Return fine-tuning: state shared under FSDP, activations of one micro-batch."""
         settings, size = self.choices.finetune, self.architecture.size
-        low = settings.precision != "float32"
+        low = settings.precision in MIXED
         dtype = torch.bfloat16 if low else torch.float32
         devices = self.machine.devices
         rows = max(1, settings.batch_size // (settings.accumulation(devices) * devices))

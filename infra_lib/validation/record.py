@@ -50,6 +50,13 @@ KEPT: Mapping[str, tuple[str, ...]] = {
 }
 """Tables that are kept, by stage."""
 
+KEPT_TOO: Mapping[str, tuple[str, ...]] = {
+    "03_finetune_evaluate": ("exams",),
+    "04_example_influence": ("transfer", "exploratory_minus_others", "symbolic_minus_conversational"),
+    "05_reweighting_arms": ("exams",),
+}
+"""Tables that are kept where a study has them."""
+
 PROVENANCE = (
     "stage",
     "study",
@@ -182,6 +189,9 @@ def write_record(
         (new / stage).mkdir(parents=True)
         for name in KEPT[stage]:
             shutil.copy2(own / "data" / f"{name}.parquet", new / stage / f"{name}.parquet")
+        for name in KEPT_TOO.get(stage, ()):
+            if (own / "data" / f"{name}.parquet").is_file():
+                shutil.copy2(own / "data" / f"{name}.parquet", new / stage / f"{name}.parquet")
         found = {key: record[key] for key in PROVENANCE if key in record}
         write_sealed(new / stage / "provenance.json", found | {"digest": data_digest(record)})
     for stage in outdated(new):
