@@ -25,6 +25,7 @@ STUDY = "full"
 """The study whose record the book shows."""
 
 KEPT: Mapping[str, tuple[str, ...]] = {
+    "02_base_model": ("bases",),
     "03_finetune_evaluate": ("accuracy", "accuracy_by_difficulty"),
     "04_example_influence": (
         "group_influence",
@@ -259,6 +260,14 @@ class Record:
                 f"infra record --study {self.folder.name}",
             )
         return found
+
+    def optional(self, stage: str, name: str) -> pd.DataFrame | None:
+        """Return a table of :data:`KEPT_TOO`, or None where the study has none."""
+        path = self.folder / stage / f"{name}.parquet"
+        if not path.is_file():
+            return None
+        check_record(self.root, path)
+        return load_table(path)
 
     def provenance(self, stage: str) -> dict[str, Any]:
         """Return a stage's provenance."""

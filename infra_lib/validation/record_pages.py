@@ -1,4 +1,4 @@
-"""How the book shows the record of a long study: its validation, its arms, and its claims."""
+"""How the book shows records of long studies: their accuracy, influence, arms, claims, and validation."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from matplotlib.figure import Figure
 from infra_lib import figures as study_figures
 from infra_lib import style
 from infra_lib import tables as study_tables
+from infra_lib.claims import measure_claims
+from infra_lib.kinds import show
+from infra_lib.kinds.influence import from_others
 from infra_lib.markup import escape
 from infra_lib.validation import figures, tables
 from infra_lib.validation.record import STUDY, Record
@@ -31,7 +34,13 @@ SECTIONS = {
 """Headings of the record's part of the validation page, and what stands below each."""
 
 PARTS = {"full": "09_validation", "full_arms": "05_reweighting_arms", "full_claims": "06_summary"}
-"""Fragments, and the stage of the record that each shows."""
+"""Fragments of the study ``full``, and the stage of the record that each shows."""
+
+PAGE = "larger"
+"""The page of the studies of larger models."""
+
+LARGER = ("larger", "smollm2-gpu")
+"""Studies of larger models, each with one fragment that shows all of its record."""
 
 
 def fragments(root: Path, results: Path) -> dict[str, str]:
@@ -39,17 +48,131 @@ def fragments(root: Path, results: Path) -> dict[str, str]:
 
     What the record does not hold says so.
     """
-    if not (root / "records" / STUDY).is_dir():
-        return dict.fromkeys(PARTS, ABSENT)
-    record = Record(root)
     style.apply()
+    larger = {name.replace("-", "_"): _larger(root, name, results) for name in LARGER}
+    if not (root / "records" / STUDY).is_dir():
+        return dict.fromkeys(PARTS, ABSENT) | larger
+    record = Record(root)
     made = {"full": _validation, "full_arms": _arms, "full_claims": _claims}
-    return {
+    return larger | {
         name: f"{_badge(record, [stage])}\n\n{made[name](record, results)}"
         if stage in record.stages
         else ABSENT_PART
         for name, stage in PARTS.items()
     }
+
+
+def _larger(root: Path, study: str, results: Path) -> str:
+    """Return all that the record of a study of larger models shows, section by section."""
+    if not (root / "records" / study).is_dir():
+        return f"not available: the study <code>{study}</code> has no record here"
+    record = Record(root, study)
+    made = {
+        "02_base_model": _bases,
+        "03_finetune_evaluate": _accuracy,
+        "04_example_influence": _influence,
+        "05_reweighting_arms": _arms,
+        "06_summary": _claims,
+        "09_validation": _validation,
+    }
+    headings = {
+        "02_base_model": "The base models",
+        "03_finetune_evaluate": "Accuracy after fine-tuning",
+        "04_example_influence": "Influence by difficulty, sentence and token",
+        "05_reweighting_arms": "The arms",
+        "06_summary": "The claims",
+        "09_validation": "Do the scores predict retraining?",
+    }
+    shown = [_badge(record, record.stages)]
+    for stage in made:
+        if stage in record.stages:
+            shown += [f"### {headings[stage]}", made[stage](record, results).replace("\n### ", "\n#### ")]
+        elif stage == "06_summary" and "04_example_influence" in record.stages:
+            shown += [f"### {headings[stage]}", _claims_of_influence(record, results)]
+    return "\n\n".join(shown)
+
+
+def _bases(record: Record, results: Path) -> str:
+    """Return size and training of the base models."""
+    return study_tables.base_facts_markdown(record.table("02_base_model", "bases"))
+
+
+def _accuracy(record: Record, results: Path) -> str:
+    """Return accuracy by difficulty, and by exam where there are several."""
+    stage = "03_finetune_evaluate"
+    levels, overall = record.table(stage, "accuracy_by_difficulty"), record.table(stage, "accuracy")
+    spoken = "; ".join(f"{study_tables.named(row.domain)} {row.mean:.2f}" for row in overall.itertuples())
+    drawing = _shown(
+        record,
+        results,
+        "accuracy_by_difficulty",
+        study_figures.accuracy_by_difficulty(levels),
+        levels,
+        f"Accuracy by difficulty on mathematics and code. In all: {spoken}.",
+        f"Accuracy by difficulty with intervals, {int(overall['runs'].max())} runs. In all: {spoken}.",
+        f"/{PAGE}",
+    )
+    exams = record.optional(stage, "exams")
+    return drawing if exams is None else f"{drawing}\n\n{study_tables.exams(exams)}"
+
+
+def _influence(record: Record, results: Path) -> str:
+    """Return influence at the three granularities: examples, sentences, tokens."""
+    stage = "04_example_influence"
+    groups = record.table(stage, "group_influence")
+    sentences, tokens = record.table(stage, "sentence_kinds"), record.table(stage, "token_classes")
+    models = int(groups["runs"].max())
+    of = f"with intervals over models and examples; models: {models}"
+    parts = [
+        _shown(
+            record,
+            results,
+            "group_influence",
+            study_figures.influence_forest(groups),
+            groups,
+            "Mean influence of training examples by domain and difficulty, one panel per target.",
+            f"Mean influence by domain and difficulty of the examples, in standard deviations, {of}.",
+            f"/{PAGE}",
+        ),
+        study_tables.hard_minus_easy_table(record.table(stage, "hard_minus_easy")),
+        _shown(
+            record,
+            results,
+            "sentence_kinds",
+            show.sentence_forest(sentences),
+            sentences,
+            "Mean influence of each kind of sentence on the mathematics and the code target, with intervals.",
+            f"Mean influence by kind of sentence, {of}.",
+            f"/{PAGE}",
+        ),
+        _shown(
+            record,
+            results,
+            "token_classes",
+            show.token_forest(tokens),
+            tokens,
+            "Mean influence of each class of token on the target of its own domain, in both readings.",
+            f"Mean influence of training tokens on their own domain's target, by class and reading, {of}.",
+            f"/{PAGE}",
+        ),
+    ]
+    if (transfer := record.optional(stage, "transfer")) is not None:
+        parts.insert(2, study_tables.transfer_table(transfer))
+    return "\n\n".join(parts)
+
+
+def _claims_of_influence(record: Record, results: Path) -> str:
+    """Return the claims that scores alone decide, where a record holds no arms."""
+    stage = "04_example_influence"
+    found = {
+        "influence": record.table(stage, "hard_minus_easy"),
+        "transfer": record.optional(stage, "transfer"),
+        "category": record.optional(stage, "symbolic_minus_conversational"),
+        "sentences": record.optional(stage, "exploratory_minus_others"),
+        "tokens": from_others(record.table(stage, "token_classes")),
+    }
+    claims = measure_claims({name: table for name, table in found.items() if table is not None})
+    return _claims_shown(record, results, claims, [stage])
 
 
 def _arms(record: Record, results: Path) -> str:
@@ -58,6 +181,7 @@ def _arms(record: Record, results: Path) -> str:
     return "\n\n".join(
         [
             _shown(
+                record,
                 results,
                 "arms",
                 study_figures.arms(arms),
@@ -74,19 +198,23 @@ def _arms(record: Record, results: Path) -> str:
 
 def _claims(record: Record, results: Path) -> str:
     """Return every effect beside what the paper reports."""
-    claims = record.table("06_summary", "claims")
+    return _claims_shown(record, results, record.table("06_summary", "claims"), ["06_summary"])
+
+
+def _claims_shown(record: Record, results: Path, claims: pd.DataFrame, stages: list[str]) -> str:
     measured = claims[claims["verdict"] != "not measured"]
     drawing = _shown(
+        record,
         results,
         "claims",
         study_figures.verdicts(measured),
         measured,
-        "Effects of the long study beside the reported direction. "
+        "Effects of the recorded study beside the reported direction. "
         + "; ".join(f"{row.test}, {row.says}: {row.verdict}" for row in measured.itertuples()),
-        "Every effect that the long study measured, with its interval.",
+        "Every effect that the recorded study measured, with its interval.",
         "/claims",
     )
-    origin = f"recorded: {_title(record, ['06_summary'])}"
+    origin = f"recorded: {_title(record, stages)}"
     origins = dict.fromkeys(style.UNITS, origin)
     return f"{drawing}\n\n{study_tables.claims_table(claims, origins)}"
 
@@ -116,7 +244,8 @@ def _validation_parts(record: Record, results: Path) -> dict[str, str]:
     )
 
     def drawn(name: str, figure: Figure, data: pd.DataFrame, alt: str, caption: str) -> str:
-        return _shown(results, name, figure, data, alt, caption, "/validation")
+        page = "/validation" if record.folder.name == STUDY else f"/{PAGE}"
+        return _shown(record, results, name, figure, data, alt, caption, page)
 
     groups = record.table(stage, "groups")
     return {
@@ -186,13 +315,26 @@ def _badge(record: Record, stages: list[str]) -> str:
     hours = sum(part["seconds"] for part in parts) / 3600
     return (
         f"{study_tables.badge('recorded', title)} study <code>{escape(last['study'])}</code>, "
-        f"{escape(title)}; {escape(last['environment']['device'])}; {hours:.1f} hours for this notebook."
+        f"{escape(title)}; {escape(last['environment']['device'])}; "
+        f"{_duration(hours)} for {'this notebook' if len(parts) == 1 else f'{len(parts)} notebooks'}."
     )
 
 
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} hours" if hours >= 0.5 else f"{60 * hours:.0f} minutes"
+
+
 def _shown(
-    results: Path, name: str, figure: Figure, data: pd.DataFrame, alt: str, caption: str, page: str
+    record: Record,
+    results: Path,
+    name: str,
+    figure: Figure,
+    data: pd.DataFrame,
+    alt: str,
+    caption: str,
+    page: str,
 ) -> str:
-    folder = results / "figures" / "full"
-    style.save_figure(folder, "full", name, figure, data=data, alt=alt, caption=caption, page=page)
+    study = record.folder.name
+    folder = results / "figures" / study
+    style.save_figure(folder, study, name, figure, data=data, alt=alt, caption=caption, page=page)
     return (folder / f"{name}.md").read_text(encoding="utf-8")
