@@ -349,13 +349,20 @@ def direction_word(direction: str) -> str:
     return "↑ above zero" if direction == "up" else "↓ below zero"
 
 
-def claims_table(frame: pd.DataFrame, origins: Mapping[str, str] | None = None) -> str:
+def claims_table(
+    frame: pd.DataFrame,
+    origins: Mapping[str, str] | None = None,
+    *,
+    measured_in: str = "measured in this build",
+) -> str:
     """Return reported beside measured. Columns as :func:`infra_lib.claims.measure_claims` gives them.
 
     Parameters
     ----------
     origins
         Where the measured numbers come from, by their unit; shown on hover and on focus.
+    measured_in
+        Head of the column of measured numbers.
     """
     rows = []
     for r in each_row(frame):
@@ -369,7 +376,7 @@ def claims_table(frame: pd.DataFrame, origins: Mapping[str, str] | None = None) 
         number = escape(r.reported) if r.reported else f"number {NOT_AVAILABLE}"
         reported = f"{tip(number, r.mark_says)}<br><small>{direction_word(r.direction)}</small>"
         rows.append([str(r.test), escape(r.says), reported, measured, verdict_tag(r.verdict)])
-    headers = ["test", "effect", "reported by the paper", "measured in this build", "verdict"]
+    headers = ["test", "effect", "reported by the paper", measured_in, "verdict"]
     return html_table(headers, rows, left=5, label="Reported beside measured", stacked=True)
 
 

@@ -44,6 +44,12 @@ LINES = {
 
 ENDS = {"top": ("-", "most helpful"), "bottom": ("--", "least helpful")}
 
+ROWS = {"top": ("#d55e00", "v", -0.14), "bottom": ("#0072b2", "^", 0.14)}
+"""Colour, marker and place in a row of what is removed, where methods are rows."""
+
+MOST_LINES = 5
+"""Methods, random removals among them, that a figure can show as lines."""
+
 
 def in_order(methods: Iterable[str]) -> list[str]:
     """Return the methods that occur, in the order of figures and tables."""
@@ -109,8 +115,13 @@ def dampings(frame: pd.DataFrame) -> Figure:
 
 @style.drawn
 def removal(frame: pd.DataFrame) -> Figure:
-    """Draw what removing examples did. Columns: method, target, end, fraction, change, low, high."""
+    """Draw what removing examples did. Columns: method, target, end, fraction, change, low, high.
+
+    A few methods are lines over the part that is removed; more of them are rows, at the largest part.
+    """
     targets = sorted(frame["target"].unique(), reverse=True)
+    if frame["method"].nunique() > MOST_LINES:
+        return _removal_rows(frame, targets)
     figure, panels = plt.subplots(1, len(targets), figsize=(6.8, 3.8), sharey=True, squeeze=False)
     methods = [method for method in in_order(frame["method"]) if method != "random"]
     fallback = ("#24292e", "o")
@@ -128,6 +139,35 @@ def removal(frame: pd.DataFrame) -> Figure:
         axes.set_xlabel("part of the examples removed")
     panels[0][0].set_ylabel("change of the target (nats)")
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8)
+    return figure
+
+
+def _removal_rows(frame: pd.DataFrame, targets: list[str]) -> Figure:
+    fraction = frame["fraction"].max()
+    largest = frame[frame["fraction"] == fraction]
+    methods = in_order(largest["method"])
+    size = (6.8, 1.4 + 0.32 * len(methods))
+    figure, panels = plt.subplots(1, len(targets), figsize=size, sharey=True, squeeze=False)
+    for axes, target in zip(panels[0], targets, strict=True):
+        for row in each_row(largest[largest["target"] == target]):
+            colour, marker, shift = ROWS.get(row.end, (style.INK, "D", 0.0))
+            y = methods.index(row.method) + shift
+            axes.hlines(y, row.low, row.high, color=colour, linewidth=1.2)
+            axes.plot(row.change, y, marker, color=colour, markersize=5)
+        axes.axvline(0, color=style.INK, linewidth=0.8)
+        axes.set_title(_target_name(target))
+        names = [METHOD_NAMES[method] for method in methods]
+        axes.set(
+            xlabel=f"change without {fraction:.0%} (nats)", yticks=range(len(methods)), yticklabels=names
+        )
+        axes.grid(visible=True, axis="x")
+        axes.grid(visible=False, axis="y")
+    panels[0][0].invert_yaxis()
+    handles = [
+        plt.Line2D([], [], color=colour, marker=marker, label=f"without the {ENDS[end][1]}")
+        for end, (colour, marker, _) in ROWS.items()
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=2)
     return figure
 
 

@@ -216,7 +216,7 @@ def _claims_shown(record: Record, results: Path, claims: pd.DataFrame, stages: l
     )
     origin = f"recorded: {_title(record, stages)}"
     origins = dict.fromkeys(style.UNITS, origin)
-    return f"{drawing}\n\n{study_tables.claims_table(claims, origins)}"
+    return f"{drawing}\n\n{study_tables.claims_table(claims, origins, measured_in='measured, recorded')}"
 
 
 def _validation(record: Record, results: Path) -> str:
