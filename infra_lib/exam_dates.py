@@ -2,7 +2,7 @@
 
 A model can have read a problem that was published before its training data end, and not one that was
 published later; an accuracy that falls from one window to the next says that it may have. Half-years are our
-choice: LiveCodeBench has some hundred problems in each, a third of them per level.
+choice: in a month too few problems of a level come together for an interval that says anything.
 """
 
 from __future__ import annotations
