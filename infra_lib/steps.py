@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
+from tqdm import tqdm
 
 from infra_lib.examples import Example, Sentence
 from infra_lib.sentences import split_sentences
@@ -174,7 +175,9 @@ def count_steps(examples: Sequence[Example], sources: Sequence[str]) -> pd.DataF
         turn). No row for a source without traces.
     """
     rows = []
-    for example, source in zip(examples, sources, strict=True):
+    pairs = list(zip(examples, sources, strict=True))
+    # Published sets take minutes; a bar is for those alone.
+    for example, source in tqdm(pairs, desc="steps of traces", unit="example", delay=10):
         found = split_steps(example.response) if is_trace(example.response) else None
         own = [step for step in found or () if step.turn != "tag"]
         rows.append(
