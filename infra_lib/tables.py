@@ -487,8 +487,10 @@ def exams(table: pd.DataFrame) -> str:
 def exams_by_window(table: pd.DataFrame) -> str:
     """Return accuracy by exam, difficulty and half-year.
 
-    Columns as :func:`infra_lib.exam_dates.accuracy_by_window` gives them.
+    Columns as :func:`infra_lib.exam_dates.accuracy_by_window` gives them; no rows, no table.
     """
+    if table.empty:
+        return "No problem of these exams has a date, so there is nothing to show by half-year.\n"
     rows = [
         [
             escape(r.exam),

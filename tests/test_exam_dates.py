@@ -65,4 +65,5 @@ def test_each_dated_problem_counts_once_in_its_exam_level_and_window() -> None:
 def test_without_dates_there_is_no_row() -> None:
     table = accuracy_by_window(graded(), [Example("mbpp/1", "code", "p", "")], SOURCES)
     assert table.empty
+    assert "<table" not in exams_by_window(table)
     assert list(table.columns) == list(COLUMNS)

@@ -50,7 +50,8 @@ def test_results_are_complete_and_consistent(smoke) -> None:
 
 def test_the_small_world_has_no_dates_and_no_traces_and_its_prompts_are_plain_text(smoke) -> None:
     exam = smoke.stage("03_finetune_evaluate")
-    assert not (exam / "tables" / "exams_by_window.md").exists()
+    assert pd.read_parquet(exam / "data" / "exams_by_window.parquet").empty
+    assert "<table" not in (exam / "tables" / "exams_by_window.md").read_text()
     record = json.loads((exam / "provenance.json").read_text())
     assert record["notes"]["prompts"]["form"] == "plain text"
     assert record["notes"]["prompts"]["with_system_text"] == 0
