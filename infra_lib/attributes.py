@@ -77,7 +77,7 @@ def reference_responses(
 
 
 def target_counts(solved: Mapping[int, Mapping[str, Sequence[Example]]]) -> pd.DataFrame:
-    """Count correct responses: columns base_seed, domain, difficulty, n."""
+    """Count correct responses: columns base_seed, domain, difficulty (0 where there is none), n."""
     rows = [
         {"base_seed": base_seed, "domain": domain, "difficulty": level, "n": count}
         for base_seed, domains in sorted(solved.items())
@@ -144,7 +144,8 @@ def group_influence(
     scores
         Columns base_seed, id, target, score.
     examples
-        Columns id and those named in ``by``.
+        Columns id and those named in ``by``; examples without a value (no difficulty, say) are a group, the
+        last.
 
     Returns
     -------
@@ -167,7 +168,8 @@ def group_influence(
                 "n": interval.problems,
             }
         )
-    return pd.DataFrame(rows)
+    # A group without a difficulty would make the column one of objects.
+    return pd.DataFrame(rows).astype({name: examples[name].dtype for name in keys})
 
 
 def _tables(
@@ -176,7 +178,7 @@ def _tables(
     """Yield ((target, *group), table [models, examples]) in sorted order."""
     # Standardised over all examples, then cut to those at hand.
     merged = standardised(scores).merge(examples[["id", *keys]], on="id", validate="many_to_one")
-    for group, rows in merged.groupby(["target", *keys], sort=True, observed=True):
+    for group, rows in merged.groupby(["target", *keys], sort=True, observed=True, dropna=False):
         yield group, rows.pivot(index="base_seed", columns="id", values="z").to_numpy()
 
 
@@ -252,7 +254,8 @@ def contrast(
                 "runs": means[0][0].runs,
             }
         )
-    return pd.DataFrame(rows)
+    counts = [f"n_{value}" for value in values]
+    return pd.DataFrame(rows, columns=["target", "domain", "difference", "low", "high", *counts, "runs"])
 
 
 def extreme_examples(scores: pd.DataFrame, examples: pd.DataFrame, *, count: int = 3) -> pd.DataFrame:

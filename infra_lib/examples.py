@@ -16,6 +16,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,9 @@ class Example:
     scoring
         Name of the official rule that grades it (:mod:`infra_lib.evaluate.official`); None: by ``tests``
         where there are any, else by ``answer``.
+    date
+        Day on which the problem was published, as ISO text (``2024-08-01``): a model trained before it
+        cannot have read it. None where the source gives none.
     """
 
     id: str
@@ -82,10 +86,21 @@ class Example:
     sentences: tuple[Sentence, ...] = field(default=())
     system: str | None = None
     scoring: str | None = None
+    date: str | None = None
 
 
 _REQUIRED = ("id", "domain", "prompt", "response")
-_OPTIONAL = ("difficulty", "category", "answer", "tests", "question", "sentences", "system", "scoring")
+_OPTIONAL = (
+    "difficulty",
+    "category",
+    "answer",
+    "tests",
+    "question",
+    "sentences",
+    "system",
+    "scoring",
+    "date",
+)
 
 
 def to_frame(examples: Sequence[Example]) -> pd.DataFrame:
@@ -209,6 +224,7 @@ def _parse_line(path: Path, number: int, raw: bytes) -> Example:
         "question",
         "system",
         "scoring",
+        "date",
     ):
         value = record.get(key)
         if value is not None and not isinstance(value, str):
@@ -224,9 +240,19 @@ def _parse_line(path: Path, number: int, raw: bytes) -> Example:
     if difficulty is not None and (type(difficulty) is not int or difficulty not in range(1, 6)):
         problem = f"difficulty is {shown(difficulty)}; it must be a whole number from 1 to 5"
         raise DataError(path, problem, number)
+    if (day := record.get("date")) is not None and not _is_day(day):
+        raise DataError(path, f"date is {shown(day)}; it must be a day such as 2024-08-01", number)
     known = {key: record[key] for key in (*_REQUIRED, *_OPTIONAL) if record.get(key) is not None}
     known["sentences"] = _parse_sentences(path, number, record)
     return Example(**known)
+
+
+def _is_day(text: str) -> bool:
+    """Return whether text is a day in ISO form, with hyphens."""
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -24,6 +24,9 @@ from infra_lib.frames import rows as each_row
 @style.drawn
 def length_by_difficulty(frame: pd.DataFrame) -> Figure:
     """Draw solution lengths. Columns: domain, difficulty, characters."""
+    frame = frame[frame["difficulty"].notna()]
+    if frame.empty:
+        return nothing("no training example has a difficulty")
     figure, axes = plt.subplots()
     sns.boxplot(
         frame,
@@ -61,6 +64,9 @@ def loss_curves(frame: pd.DataFrame) -> Figure:
 @style.drawn
 def accuracy_by_difficulty(frame: pd.DataFrame) -> Figure:
     """Draw accuracy against difficulty. Columns: domain, difficulty, mean, low, high."""
+    frame = frame[frame["difficulty"].notna()]
+    if frame.empty:
+        return nothing("no problem of the exam has a difficulty")
     figure, axes = plt.subplots()
     for shift, (domain, rows) in zip((-0.05, 0.05), frame.groupby("domain", sort=False), strict=False):
         _points(
@@ -80,6 +86,9 @@ def accuracy_by_difficulty(frame: pd.DataFrame) -> Figure:
 @style.drawn
 def influence_heatmap(frame: pd.DataFrame) -> Figure:
     """Draw mean influence of groups. Columns: target, domain, difficulty, mean."""
+    frame = frame[frame["difficulty"].notna()]
+    if frame.empty:
+        return nothing("no training example has a difficulty")
     targets = sorted(frame["target"].unique(), reverse=True)
     figure, panels = plt.subplots(1, len(targets), figsize=(6.0, 2.6), squeeze=False)
     bound = float(frame["mean"].abs().max()) or 1.0
@@ -112,6 +121,9 @@ def influence_heatmap(frame: pd.DataFrame) -> Figure:
 @style.drawn
 def influence_forest(frame: pd.DataFrame) -> Figure:
     """Draw mean influence with intervals. Columns: target, domain, difficulty, mean, low, high."""
+    frame = frame[frame["difficulty"].notna()]
+    if frame.empty:
+        return nothing("no training example has a difficulty")
     targets = sorted(frame["target"].unique(), reverse=True)
     figure, panels = plt.subplots(1, len(targets), figsize=(6.0, 3.6), sharey=True, squeeze=False)
     for axes, target in zip(panels[0], targets, strict=True):
@@ -151,7 +163,11 @@ def arm_composition(frame: pd.DataFrame) -> Figure:
         left = np.zeros(len(arms))
         for shade, level in zip(shades, levels, strict=True):
             axes.barh(
-                [style.name_of(a) for a in arms], table[level], left=left, color=shade, label=str(level)
+                [style.name_of(a) for a in arms],
+                table[level],
+                left=left,
+                color=shade,
+                label=str(level or "none"),
             )
             left += table[level].to_numpy()
         axes.set_title(style.name_of(domain))
@@ -330,6 +346,9 @@ def verdicts(frame: pd.DataFrame) -> Figure:
 @style.drawn
 def arms_by_difficulty(frame: pd.DataFrame) -> Figure:
     """Draw accuracy of arms against difficulty. Columns: arm, domain, difficulty, mean, low, high."""
+    frame = frame[frame["difficulty"].notna()]
+    if frame.empty:
+        return nothing("no problem of the exam has a difficulty")
     domains = sorted(frame["domain"].unique(), reverse=True)
     names = style.in_order(frame["arm"])
     figure, panels = plt.subplots(1, len(domains), figsize=(6.0, 3.6), sharey=True, squeeze=False)

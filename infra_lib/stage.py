@@ -124,6 +124,7 @@ class Stage:
         self._part.mkdir(parents=True)
         self._summary: list[str] = []
         self._kept: dict[str, str] = {}
+        self._notes: dict[str, Any] = {}
         self._tables: dict[str, pd.DataFrame] = {}
         self._started = time.perf_counter()
         self._start_time = datetime.now(UTC)
@@ -248,6 +249,10 @@ class Stage:
         """Add lines to the summary that is printed after a run."""
         self._summary += list(lines)
 
+    def write_note(self, name: str, value: Any) -> None:
+        """Put a fact that the parameters do not tell into the provenance record, below ``notes``."""
+        self._notes[name] = value
+
     def keep_models(self, folders: Iterable[Path]) -> None:
         """Note models of :attr:`runs` that later stages read: if one changes, this stage runs again."""
         for folder in folders:
@@ -273,6 +278,7 @@ class Stage:
             "peak_bytes": peak_bytes(),
             "reads": {name: data_digest(upstream) for name, upstream in self._upstream.items()},
             "summary": self._summary,
+            "notes": self._notes,
             "files": folder_digests(self._part),
             "kept": self._kept,
         }

@@ -209,7 +209,8 @@ def accuracy_by_group(
     Parameters
     ----------
     answers
-        Columns base_seed, seed, id, correct and those named in ``by``.
+        Columns base_seed, seed, id, correct and those named in ``by``; problems without a value of one (no
+        difficulty, say) are a group of their own, the last.
 
     Returns
     -------
@@ -217,7 +218,7 @@ def accuracy_by_group(
         The columns of ``by``, mean, low, high, runs, n (problems).
     """
     rows = []
-    for group, part in answers.groupby(list(by), sort=True):
+    for group, part in answers.groupby(list(by), sort=True, dropna=False):
         table = runs_by_problems(part, run=["base_seed", "seed"])
         interval, _ = crossed_bootstrap(table.to_numpy(), samples=samples, confidence=confidence, seed=seed)
         rows.append(
@@ -230,4 +231,6 @@ def accuracy_by_group(
                 "n": interval.problems,
             }
         )
-    return pd.DataFrame(rows)
+    # A group without a difficulty would make the column one of objects.
+    frame = pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "runs", "n"])
+    return frame.astype({name: answers[name].dtype for name in by})

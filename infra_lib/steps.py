@@ -23,9 +23,13 @@ The words are a choice of ours, after what DeepSeek-R1 writes; any other step ha
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from infra_lib.examples import Sentence
+import pandas as pd
+from tqdm import tqdm
+
+from infra_lib.examples import Example, Sentence
 from infra_lib.sentences import split_sentences
 
 _TAG = re.compile(
@@ -130,3 +134,80 @@ def turn_of(sentence: str) -> str | None:
 
 def _section(name: str) -> str:
     return "thought" if name == "think" else name
+
+
+# --- Many traces -------------------------------------------------------------------------
+
+COUNTED = (
+    "source",
+    "domain",
+    "examples",
+    "traces",
+    "steps",
+    "steps_low",
+    "steps_high",
+    "sentences",
+    "check",
+    "alternative",
+)
+
+
+def is_trace(text: str) -> bool:
+    """Return whether a text marks its sections by tags, as long traces of reasoning do."""
+    return _TAG.search(text) is not None
+
+
+def count_steps(examples: Sequence[Example], sources: Sequence[str]) -> pd.DataFrame:
+    """Return how many steps the traces of each source and domain have; tags are not counted.
+
+    Parameters
+    ----------
+    examples
+        Training examples; those whose response is no trace (:func:`is_trace`) are counted and no more.
+    sources
+        Where each comes from, in the same order.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns :data:`COUNTED`: examples, traces (of them), then per trace: steps (median), steps_low and
+        steps_high (quartiles), sentences (median), check and alternative (means of the steps that make this
+        turn). No row for a source without traces.
+    """
+    rows = []
+    pairs = list(zip(examples, sources, strict=True))
+    # Published sets take minutes; a bar is for those alone.
+    for example, source in tqdm(pairs, desc="steps of traces", unit="example", delay=10):
+        found = split_steps(example.response) if is_trace(example.response) else None
+        own = [step for step in found or () if step.turn != "tag"]
+        rows.append(
+            {
+                "source": source,
+                "domain": example.domain,
+                "trace": found is not None,
+                "steps": len(own),
+                "sentences": sum(step.sentences for step in own),
+                "check": sum(step.turn == "check" for step in own),
+                "alternative": sum(step.turn == "alternative" for step in own),
+            }
+        )
+    counted = []
+    for (source, domain), part in pd.DataFrame(rows).groupby(["source", "domain"], sort=True):
+        traces = part[part["trace"]]
+        if traces.empty:
+            continue
+        counted.append(
+            {
+                "source": source,
+                "domain": domain,
+                "examples": len(part),
+                "traces": len(traces),
+                "steps": float(traces["steps"].median()),
+                "steps_low": float(traces["steps"].quantile(0.25)),
+                "steps_high": float(traces["steps"].quantile(0.75)),
+                "sentences": float(traces["sentences"].median()),
+                "check": float(traces["check"].mean()),
+                "alternative": float(traces["alternative"].mean()),
+            }
+        )
+    return pd.DataFrame(counted, columns=list(COUNTED))

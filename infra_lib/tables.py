@@ -13,8 +13,10 @@ from typing import Any
 
 import pandas as pd
 
+from infra_lib.examples import Sentence
 from infra_lib.frames import rows as each_row
 from infra_lib.markup import attribute, escape
+from infra_lib.steps import label_sentences
 from infra_lib.style import in_order, name_of
 
 BADGES = {
@@ -42,6 +44,11 @@ def tip(shown: str, note: str, css: str = "") -> str:
         f'<span class="{classes}" tabindex="0">{shown}'
         f'<span class="tip-text" role="note"> ({escape(note)})</span></span>'
     )
+
+
+def level_name(difficulty: object) -> str:
+    """Return how a difficulty is written in a cell: ``none`` where it is missing, or 0 in counts."""
+    return "none" if pd.isna(difficulty) or difficulty == 0 else str(difficulty)
 
 
 def badge(kind: str, title: str = "") -> str:
@@ -129,7 +136,8 @@ def split_counts_markdown(frame: pd.DataFrame) -> str:
 def example_gallery(frame: pd.DataFrame) -> str:
     """Return one example of each category, its sentences marked by kind.
 
-    Columns: domain, category, difficulty, prompt, response, sentences (JSON).
+    Columns: domain, category, difficulty, prompt, response, sentences (JSON). Where the data mark no
+    sentences, the rules of :func:`infra_lib.steps.label_sentences` do.
     """
     picked = pd.concat(
         [
@@ -141,11 +149,14 @@ def example_gallery(frame: pd.DataFrame) -> str:
     cards = []
     for row in picked.sort_values(["domain", "category"]).to_dict("records"):
         parts = []
-        for start, end, kind in json.loads(row["sentences"]):
-            text = escape(row["response"][start:end].rstrip("\n"))
+        given = [Sentence(*span) for span in json.loads(row["sentences"])]
+        for sentence in given or label_sentences(row["response"]):
+            kind = sentence.kind
+            text = escape(row["response"][sentence.start : sentence.end].rstrip("\n"))
             tag = "code" if kind == "program" else "span"
             parts.append(f'<{tag} class="kind-{attribute(kind)}" title="{attribute(kind)}">{text}</{tag}>')
-        title = f"{named(row['domain'])}, {escape(row['category'])}, difficulty {row['difficulty']}"
+        category = f", {escape(row['category'])}" if row["category"] else ""
+        title = f"{named(row['domain'])}{category}, difficulty {level_name(row['difficulty'])}"
         cards.append(
             f'<div class="example-card"><div class="example-title">{title}</div>'
             f'<div class="example-prompt">{escape(row["prompt"].strip())}</div>'
@@ -199,7 +210,13 @@ def _known(value: float, form: str) -> str:
 def accuracy_by_difficulty(frame: pd.DataFrame) -> str:
     """Return accuracy by difficulty. Columns: domain, difficulty, mean, low, high, runs, n."""
     rows = [
-        [named(r.domain), str(r.difficulty), interval(r.mean, r.low, r.high), str(r.runs), str(r.n)]
+        [
+            named(r.domain),
+            level_name(r.difficulty),
+            interval(r.mean, r.low, r.high),
+            str(r.runs),
+            str(r.n),
+        ]
         for r in each_row(frame)
     ]
     headers = ["domain", "difficulty", "accuracy", "runs", "problems"]
@@ -263,7 +280,8 @@ def target_counts_markdown(frame: pd.DataFrame) -> str:
         [str(seed), named(domain), *(str(int(v)) for v in row), str(int(row.sum()))]
         for (seed, domain), row in wide.iterrows()
     ]
-    headers = ["base", "target", *(f"level {level}" for level in wide.columns), "all"]
+    levels = [f"level {level}" if level else "no level" for level in wide.columns]
+    headers = ["base", "target", *levels, "all"]
     return html_table(headers, rows, left=2, label="Correct responses behind each target")
 
 
@@ -275,7 +293,7 @@ def group_influence_table(frame: pd.DataFrame) -> str:
     for domain, level in dict.fromkeys((r.domain, r.difficulty) for r in each_row(frame)):
         cells = [wide[domain, level, target] for target in targets]
         shown = [interval(c.mean, c.low, c.high, digits=2, signed=True) for c in cells]
-        rows.append([named(domain), str(level), *shown, str(cells[0].n)])
+        rows.append([named(domain), level_name(level), *shown, str(cells[0].n)])
     headers = ["training examples", "difficulty", *(f"on {name_of(t)} (sd)" for t in targets), "n"]
     return html_table(headers, rows, label="Mean influence of groups of training examples")
 
@@ -297,6 +315,8 @@ def transfer_table(frame: pd.DataFrame) -> str:
 
 def hard_minus_easy_table(frame: pd.DataFrame) -> str:
     """Return hard-minus-easy contrasts. Columns: target, domain, difference, low, high, n_hard, n_easy."""
+    if frame.empty:
+        return "No domain has both hard and easy training examples, so there is nothing to compare.\n"
     rows = [
         [
             f"{named(r.domain)} examples",
@@ -319,7 +339,7 @@ def influential_examples(frame: pd.DataFrame) -> str:
     for row in frame.to_dict("records"):
         title = (
             f"{'helps' if row['side'] == 'helps' else 'hinders'} {named(row['target'])} "
-            f"({row['z']:+.1f} sd) · {named(row['domain'])}, difficulty {row['difficulty']}"
+            f"({row['z']:+.1f} sd) · {named(row['domain'])}, difficulty {level_name(row['difficulty'])}"
         )
         cards.append(
             f'<div class="example-card {attribute(row["side"])}"><div class="example-title">{title}</div>'
@@ -469,6 +489,56 @@ def exams(table: pd.DataFrame) -> str:
         return f"Each domain has one exam ({names}) and each problem one answer, so nothing is pooled.\n"
     by = [name for name in ("arm", "exam", "domain") if name in table.columns]
     return pass_at_k(table, by=by, label="Exam by exam")
+
+
+def exams_by_window(table: pd.DataFrame) -> str:
+    """Return accuracy by exam, difficulty and half-year.
+
+    Columns as :func:`infra_lib.exam_dates.accuracy_by_window` gives them; no rows, no table.
+    """
+    if table.empty:
+        return "No problem of these exams has a date, so there is nothing to show by half-year.\n"
+    rows = [
+        [
+            escape(r.exam),
+            level_name(r.difficulty),
+            escape(r.window),
+            interval(r.mean, r.low, r.high),
+            str(r.runs),
+            str(r.n),
+        ]
+        for r in each_row(table)
+    ]
+    headers = ["exam", "difficulty", "contest held", "accuracy", "runs", "problems"]
+    return html_table(headers, rows, left=3, label="Accuracy by date of the problems")
+
+
+def steps_table(frame: pd.DataFrame) -> str:
+    """Return steps of traces by source. Columns as :func:`infra_lib.steps.count_steps` gives them."""
+    if frame.empty:
+        return "No training solution is a trace with tags around its sections: no steps are counted.\n"
+    rows = [
+        [
+            escape(r.source.replace("_", " ")),
+            named(r.domain),
+            f"{r.traces:,} of {r.examples:,}",
+            f"{r.steps:g} ({r.steps_low:g} to {r.steps_high:g})",
+            f"{r.sentences:g}",
+            f"{r.check:.2f}",
+            f"{r.alternative:.2f}",
+        ]
+        for r in each_row(frame)
+    ]
+    headers = [
+        "source",
+        "domain",
+        "traces",
+        "steps, median (quartiles)",
+        "sentences, median",
+        "checks, mean",
+        "alternatives, mean",
+    ]
+    return html_table(headers, rows, left=2, label="Steps per trace", stacked=True)
 
 
 def cut_table(frame: pd.DataFrame, max_tokens: int | None) -> str:

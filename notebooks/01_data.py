@@ -46,7 +46,8 @@ from infra_lib import figures, tables
 from infra_lib.examples import to_frame
 from infra_lib.reweight.study_arms import check_arms
 from infra_lib.stage import open_stage
-from infra_lib.study_data import load_splits
+from infra_lib.steps import count_steps
+from infra_lib.study_data import exams_of, load_splits
 
 stage = open_stage("01_data", globals())
 params = stage.params
@@ -93,6 +94,19 @@ stage.write_figure(
     alt="Length of solutions in characters against difficulty, for mathematics and code: both rise with every level.",
     caption=f"Length of the training solutions by difficulty (n = {len(lengths):,}).",
 )
+
+# %% [markdown]
+# ## Steps of long traces
+#
+# Published training sets come with long traces, whose sections are marked by tags. A trace
+# falls into steps: a paragraph is one, and a sentence that turns round ("Wait",
+# "Alternatively") begins one. *Checks* and *alternatives* are steps that begin so.
+
+# %%
+train = data.splits["train"]
+steps = count_steps(train, exams_of([ex.id for ex in train], params.train_sources))
+stage.write_table("steps", steps)
+stage.write_fragment("steps", tables.steps_table(steps))
 
 # %%
 sizes = ", ".join(f"{len(frame):,} {name.replace('_', ' ')}" for name, frame in frames.items())

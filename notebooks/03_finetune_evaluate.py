@@ -52,11 +52,13 @@ from dataclasses import replace
 from infra_lib import figures, tables
 from infra_lib.errors import DataError
 from infra_lib.evaluate.sandbox import isolation
+from infra_lib.exam_dates import accuracy_by_window
 from infra_lib.examples import from_frame
 from infra_lib.experiment import Run, run_all
 from infra_lib.lengths import cut_report, encode_within
 from infra_lib.models import load_tokenizer
 from infra_lib.pass_at_k import pass_at_k_table, tries
+from infra_lib.prompt_form import cautions, describe_prompts, prompts_in_words
 from infra_lib.stage import open_stage
 from infra_lib.statistics import accuracy_by_group
 from infra_lib.study_data import exams_of
@@ -84,6 +86,13 @@ stage.write_fragment("cut", tables.cut_table(cut, params.max_tokens))
 
 # %% [markdown]
 # The response tokens, and what of them is cut off where `max_tokens` limits a sequence.
+# Training and exam put the prompt in the same form, which the tokenizer decides:
+
+# %%
+prompts = describe_prompts(tokenizer, [*train, *test])
+stage.write_note("prompts", prompts)
+stage.write_summary(cautions(prompts))
+print(prompts_in_words(prompts))
 
 # %%
 runs = [
@@ -153,6 +162,18 @@ exams = pass_at_k_table(
 )
 stage.write_table("exams", exams)
 stage.write_fragment("exams", tables.exams(exams))
+
+# %% [markdown]
+# Some problems carry the day of their contest (LiveCodeBench's do). A model can have read
+# those from before its training data end, and not later ones, so their accuracy is also
+# shown by half-year.
+
+# %%
+windows = accuracy_by_window(
+    answers, test, params.test_sources, samples=params.bootstrap_samples, confidence=params.confidence
+)
+stage.write_table("exams_by_window", windows)
+stage.write_fragment("exams_by_window", tables.exams_by_window(windows))
 
 # %% [markdown]
 # ## What goes wrong

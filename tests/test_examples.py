@@ -46,9 +46,19 @@ def test_frame_round_trip_keeps_examples(splits) -> None:
 def test_frame_round_trip_keeps_absent_fields() -> None:
     examples = [
         Example("a", "math", "p", "r", sentences=(Sentence(0, 1),)),
-        Example("b", "code", "p", "r", 3),
+        Example("b", "code", "p", "r", 3, date="2024-08-01"),
     ]
     assert from_frame(to_frame(examples)) == examples
+
+
+@pytest.mark.parametrize("day", ["2024-13-01", "20240801", "last May", ""])
+def test_a_date_is_a_day_or_is_named(tmp_path, day: str) -> None:
+    path = tmp_path / "x.jsonl"
+    write_jsonl(path, [Example("a", "code", "p", "r", date="2024-08-01")])
+    assert read_jsonl(path)[0].date == "2024-08-01"
+    path.write_text(json.dumps(GOOD | {"date": day}) + "\n")
+    with pytest.raises(DataError, match=f"date is {day!r}; it must be a day such as 2024-08-01"):
+        read_jsonl(path)
 
 
 @pytest.mark.reliability(kind="bad input", title="a line of examples that cannot be read")

@@ -113,6 +113,24 @@ def test_curves_and_lengths_draw_every_group() -> None:
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["mathematics", "code"]
 
 
+def test_rows_without_a_difficulty_are_left_out_and_a_figure_without_rows_says_so(groups, arms) -> None:
+    lengths = pd.DataFrame({"domain": ["math"], "difficulty": [1], "characters": [9]})
+    for draw, frame in (
+        (figures.influence_forest, groups),
+        (figures.influence_heatmap, groups),
+        (figures.arms_by_difficulty, arms),
+        (figures.accuracy_by_difficulty, arms[arms["arm"] == "flip"]),
+        (figures.length_by_difficulty, lengths),
+    ):
+        without = frame.assign(difficulty=pd.array([None] * len(frame), dtype="Int64"))
+        assert "has a difficulty" in draw(without).axes[0].texts[0].get_text()
+        both = pd.concat([frame.astype({"difficulty": "Int64"}), without], ignore_index=True)
+        one, other = draw(both), draw(frame)
+        assert [len(axes.get_children()) for axes in one.axes] == [
+            len(axes.get_children()) for axes in other.axes
+        ]
+
+
 def test_accuracy_axis_runs_from_zero_to_one(arms) -> None:
     part = arms[arms["arm"] == "flip"]
     assert figures.accuracy_by_difficulty(part).axes[0].get_ylim() == (0, 1)

@@ -27,6 +27,7 @@ def finish(project, stage: str, **parameters):
     opened.write_table("x", pd.DataFrame({"a": [1, 2]}))
     opened.write_json("y", {"b": 1})
     opened.write_summary([f"{stage} is done"])
+    opened.write_note("prompts", {"form": "plain text"})
     opened.close()
     return opened.folder
 
@@ -37,6 +38,7 @@ def test_what_is_written_is_read_by_the_next_stage(project) -> None:
     stage = open_stage("03_finetune_evaluate", {"study": "t", "epochs": 2})
     assert stage.read_table("01_data", "x")["a"].tolist() == [1, 2]
     assert stage.read_json("01_data", "y") == {"b": 1}
+    assert stage.records()["01_data"]["notes"] == {"prompts": {"form": "plain text"}}
     assert (stage.params.seed, stage.params.epochs) == (7, 2)
 
 

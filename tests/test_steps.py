@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from infra_lib.examples import Example
 from infra_lib.sentences import split_sentences
 from infra_lib.sources.registry import load
-from infra_lib.steps import label_sentences, split_steps, turn_of
+from infra_lib.steps import COUNTED, count_steps, is_trace, label_sentences, split_steps, turn_of
+from infra_lib.tables import steps_table
 
 FIXTURES = Path(__file__).resolve().parent / "fixtures"
 
@@ -224,3 +226,31 @@ def test_work_grows_in_step_with_length(unit: str, monkeypatch: pytest.MonkeyPat
         asked = 0
         list(module._whole(Text(unit * count)))
         assert asked <= 12 * len(unit) * count, json.dumps([unit, count, asked])
+
+
+def test_steps_of_the_fixture_s_traces_are_counted_by_source_and_domain() -> None:
+    loaded = load("bespoke_stratos", FIXTURES / "bespoke_stratos").examples
+    plain = [Example("p", "math", "p", "No tags here.\n\nWait, none.")]
+    table = count_steps([*loaded, *plain], [*["bespoke_stratos"] * len(loaded), "own.jsonl"])
+    assert table["source"].tolist() == ["bespoke_stratos"] * 2
+    assert table["domain"].tolist() == ["code", "math"]
+    assert table["traces"].tolist() == table["examples"].tolist() == [2, 1]
+    for row in table.itertuples():
+        own = [
+            [step for step in split_steps(ex.response) if step.turn != "tag"]
+            for ex in loaded
+            if ex.domain == row.domain
+        ]
+        assert row.steps == sum(map(len, own)) / len(own)
+        assert row.check == sum(step.turn == "check" for steps in own for step in steps) / len(own)
+    shown = steps_table(table)
+    assert "1 of 1" in shown
+    assert "2 of 2" in shown
+
+
+def test_the_small_world_has_no_traces_and_the_table_says_so(splits) -> None:
+    assert not any(is_trace(example.response) for example in splits.train)
+    table = count_steps(splits.train, ["small_world"] * len(splits.train))
+    assert table.empty
+    assert list(table.columns) == list(COUNTED)
+    assert "no steps are counted" in steps_table(table)

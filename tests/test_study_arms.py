@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
@@ -108,6 +110,14 @@ def test_a_small_pool_is_found_before_any_training(splits) -> None:
     with pytest.raises(ParameterError, match="swap_pool_examples"):
         check_arms(Study(arms=["uniform", "flip_tokens"]), splits.train, splits.swap_pool[:20])
     check_arms(Study(arms=["uniform", "influence", "fewer_tokens"]), splits.train, [])
+
+
+def test_an_arm_that_would_replace_nothing_is_refused_before_any_training(splits) -> None:
+    unlabelled = [replace(example, difficulty=None) for example in splits.train]
+    with pytest.raises(ParameterError, match=r"arms is 'flip'.*difficulty_from: length: 0 of 200 training"):
+        check_arms(Study(arms=["uniform", "flip"]), unlabelled, splits.swap_pool)
+    check_arms(Study(arms=["uniform", "without_exploration"]), unlabelled, splits.swap_pool)
+    check_arms(Study(arms=["flip"], swap_fraction=0.0), splits.train, splits.swap_pool)
 
 
 def test_each_arm_is_compared_with_uniform_and_some_with_each_other() -> None:

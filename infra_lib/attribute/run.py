@@ -24,6 +24,7 @@ from infra_lib.errors import ModelError, ParameterError
 from infra_lib.files import digest_of, file_digest, write_sealed
 from infra_lib.models import check_model_folder, linears, load_model, load_tokenizer
 from infra_lib.pretrained import readable_config
+from infra_lib.prompt_form import describe_prompts, warn_of_cautions
 from infra_lib.provenance import environment
 
 _UNLIKE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures")
@@ -50,6 +51,10 @@ def attribute(options: Options, *, progress: bool = True) -> Path:
         options.check()
         started = time.perf_counter()
         tokenizer, inputs = _read(options)
+        texts = [*inputs.train, *(row for part in inputs.target_examples.values() for row in part)]
+        prompts = describe_prompts(tokenizer, texts)
+        if is_main():
+            warn_of_cautions(prompts)
         model, names = _load(options, options.model, device, inputs)
         architecture = type(model).__name__
         digests = {str(path): file_digest(path) for path in (options.train, options.target)}
@@ -72,6 +77,7 @@ def attribute(options: Options, *, progress: bool = True) -> Path:
 
             record = _provenance(options, inputs, names, scores, by_checkpoint)
             record |= {"architecture": architecture, "inputs": digests, "environment": environment(device)}
+            record["prompts"] = prompts
             record["weights"] = [model_identity(source) for source in (options.model, *options.checkpoints)]
             record["seconds"] = round(time.perf_counter() - started, 2)
             kept = recorded_files(options.out, record)

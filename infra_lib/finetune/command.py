@@ -22,7 +22,8 @@ from infra_lib.files import file_digest
 from infra_lib.finetune.config import FinetuneConfig, check_weights, process_count
 from infra_lib.finetune.run import finetune
 from infra_lib.finetune.store import run_key
-from infra_lib.models import check_model_folder
+from infra_lib.models import check_model_folder, load_tokenizer
+from infra_lib.prompt_form import describe_prompts, warn_of_cautions
 from infra_lib.provenance import environment
 
 DEFAULT_KEY = "weight"
@@ -81,6 +82,11 @@ def finetune_files(options: FinetuneOptions, *, progress: bool = True) -> Path:
     inputs = [options.train]
     if options.weights and Path(options.weights).is_file():
         inputs.append(Path(options.weights))
+    prompts = describe_prompts(
+        load_tokenizer(options.model), examples, chat_template=options.config.chat_template
+    )
+    if os.environ.get("RANK", "0") == "0":
+        warn_of_cautions(prompts)
     return finetune(
         options.model,
         examples,
@@ -93,6 +99,7 @@ def finetune_files(options: FinetuneOptions, *, progress: bool = True) -> Path:
         notes={
             "inputs": {str(path): file_digest(path) for path in inputs},
             "weights": None if weights is None else {"lowest": min(weights), "highest": max(weights)},
+            "prompts": prompts,
             "environment": environment(device),
         },
     )

@@ -53,7 +53,7 @@ class Arm:
     replaced: int
 
     def describe(self, count_tokens: Callable[[Example], int]) -> list[dict[str, object]]:
-        """Return one row per domain and difficulty: examples, response tokens, mean weight."""
+        """Return one row per domain and difficulty (0: none): examples, response tokens, mean weight."""
         groups: dict[tuple[str, int], list[tuple[Example, float]]] = defaultdict(list)
         for example, weight in zip(self.examples, self.weights, strict=True):
             groups[example.domain, example.difficulty or 0].append((example, weight))

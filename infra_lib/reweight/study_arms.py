@@ -122,11 +122,21 @@ def check_arms(study: Study, train: Sequence[Example], pool: Sequence[Example]) 
     Raises
     ------
     ParameterError
-        Naming what the pool lacks.
+        Naming what the pool lacks; or that training examples have none of the difficulties which an arm
+        replaces, so that it would be uniform under another name.
     """
     for direction in dict.fromkeys(name.removesuffix(TOKENS) for name in study.arms):
-        if direction in ARMS:
-            study_arm(direction, study, train, pool, tokenized=lambda _: {})
+        if direction not in ARMS:
+            continue
+        arm = study_arm(direction, study, train, pool, tokenized=lambda _: {})
+        if ARMS[direction] and study.swap_fraction and not arm.replaced:
+            labelled = sum(example.difficulty is not None for example in train)
+            raise ParameterError(
+                "arms",
+                direction,
+                f"left out, or difficulty_from: length: {labelled} of {len(train)} training examples have a "
+                "difficulty, and none has one that this arm replaces",
+            )
 
 
 def composition_of(arm: Arm, tokenized: Callable[[Sequence[Example]], Mapping[str, int]]) -> pd.DataFrame:

@@ -98,6 +98,7 @@ def parse(row: Row, context: Context) -> Example | Dropped:
         question=f"{optional_text(row.values, 'question_title')}\n{content}",
         system=context.system,
         scoring="livecodebench",
+        date=when.isoformat(),
     )
 
 

@@ -48,6 +48,16 @@ def test_results_are_complete_and_consistent(smoke) -> None:
     assert "not measured" not in set(claims["verdict"])
 
 
+def test_the_small_world_has_no_dates_and_no_traces_and_its_prompts_are_plain_text(smoke) -> None:
+    exam = smoke.stage("03_finetune_evaluate")
+    assert pd.read_parquet(exam / "data" / "exams_by_window.parquet").empty
+    assert "<table" not in (exam / "tables" / "exams_by_window.md").read_text()
+    record = json.loads((exam / "provenance.json").read_text())
+    assert record["notes"]["prompts"]["form"] == "plain text"
+    assert record["notes"]["prompts"]["with_system_text"] == 0
+    assert pd.read_parquet(smoke.stage("01_data") / "data" / "steps.parquet").empty
+
+
 def test_sentences_and_tokens_add_up_to_the_examples(smoke) -> None:
     data = smoke.stage("04_example_influence") / "data"
     scores = pd.read_parquet(data / "scores.parquet").set_index(["base_seed", "target", "id"])["score"]

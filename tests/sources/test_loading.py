@@ -168,6 +168,7 @@ def test_prompts_are_the_templates_filled_once() -> None:
     assert "# YOUR CODE HERE" in stdin.prompt
     assert "starter code" in functional.prompt
     assert "def pairSum" in functional.prompt
+    assert (stdin.date, functional.date) == ("2023-08-05", "2024-01-20")
     assert stdin.system == functional.system == PROMPTS["livecodebench"].system
     own = load("gsm8k", FIXTURES / "gsm8k", template="Q: {problem} {x} A:").examples[0]
     assert own.prompt == "Q: A train has 12 cars with 85 seats each. How many seats has it? {x} A:"
