@@ -26,10 +26,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as hf_logging
 
+from infra_lib.checksums import damage
 from infra_lib.device import to_device
 from infra_lib.errors import DataError, ModelError, shown
 from infra_lib.examples import Example, is_text
-from infra_lib.files import replace_folder
+from infra_lib.files import read_sealed, replace_folder
 
 LINEAR_TYPES = (nn.Linear, Conv1D)
 _MLP_PARENT = re.compile(r"(^|\.)(mlp|shared_mlp|feed_forward|ffn|fc1|fc2)(\.|$)")
@@ -129,6 +130,7 @@ def check_model_folder(source: str | Path, *, weights: bool = True) -> None:
     config = _read_object(folder / "config.json")
     if not weights:
         return
+    _check_recorded(folder)
     stored = numbers = 0
     for path in weight_files(folder):
         try:
@@ -144,6 +146,20 @@ def check_model_folder(source: str | Path, *, weights: bool = True) -> None:
             raise ModelError(f"{path} is truncated or no safetensors file: {_first_line(error)}") from None
     if weights:
         _check_sizes(folder, config, stored, numbers)
+
+
+def _check_recorded(folder: Path) -> None:
+    """Raise for files of a model that differ from what a training or a conversion here recorded of them."""
+    listed: dict[str, str] = {}
+    if (folder / "run.json").is_file():
+        try:
+            listed = read_sealed(folder / "run.json").get("files", {})
+        except DataError as error:
+            raise ModelError(str(error)) from None
+    elif (folder / "packaged.json").is_file():
+        listed = {"model.safetensors": _read_object(folder / "packaged.json").get("weights_sha256", "")}
+    if changed := damage(folder, listed):
+        raise ModelError(f"{folder / changed[0]} is missing or torn, or was changed since the model was made")
 
 
 _COUNTS = ("num_hidden_layers", "n_layer", "num_layers")

@@ -18,6 +18,9 @@
 # %% tags=["parameters"]
 study: str = "small"  # name of the study
 damping: float = 0.1  # added to each layer's curvature, as a multiple of its mean eigenvalue
+target_responses: str = "own"  # own (the model's correct answers) or reference (the data's solutions)
+batch_tokens: int = 4096  # padded tokens per batch of attribution
+factor_gib: float = 2.0  # room for factors under construction, in GiB; less means more passes
 factor_labels: str = "sampled"  # labels of the Fisher factors: sampled (true Fisher) or empirical
 method_examples: int = 40  # training examples that this notebook looks at, and target responses at most
 method_dampings: list = [0.001, 0.01, 0.1, 1.0, 10.0, 100.0]  # dampings of the sweep
@@ -56,7 +59,11 @@ params = stage.params
 
 # %%
 answers = stage.read_table("03_finetune_evaluate", "target_answers")
-solved = attributes.correct_responses(from_frame(stage.read_table("01_data", "target")), answers)
+problems = from_frame(stage.read_table("01_data", "target"))
+if params.target_responses == "own":
+    solved = attributes.correct_responses(problems, answers)
+else:
+    solved = attributes.reference_responses(problems, params.base_seeds)
 model_record = stage.read_json("03_finetune_evaluate", "models")[0]
 setting = open_setting(
     stage.runs / model_record["folder"],
@@ -66,6 +73,10 @@ setting = open_setting(
     labels=params.factor_labels,
     seed=params.seed,
     device=params.device,
+    max_tokens=params.max_tokens,
+    dtype=params.attribution_dtype(),
+    batch_tokens=params.batch_tokens,
+    memory_bytes=int(params.factor_gib * 2**30),
 )
 setting.counts()
 
@@ -95,11 +106,11 @@ stage.write_table("readings_agreement", agreement)
 agreement
 
 # %% [markdown]
-# Below is one training example in both readings, the one that helps the mathematics target most
-# among those of medium length.
+# Below is one training example in both readings, the one that helps the first target most (mathematics,
+# where that is one) among those of medium length.
 
 # %%
-target = "math"
+target = next(iter(loss))
 scores = {name: [rows.sum() for rows in values] for name, values in loss.items()}
 row = readings.most_helpful(setting.encoded, scores[target])
 example = setting.train[row]
@@ -204,6 +215,7 @@ scored = sweeps.sweep(
     dampings=sorted({*params.method_dampings, params.damping}),
     refined={v: r.directions for (solver, v), r in results.items() if solver == "conjugate gradients"},
     pad_id=setting.pad_id,
+    batch_tokens=setting.batch_tokens,
 )
 stage.write_table("sweep", scored)
 refinement = convergence.refinement_table(results, scored)
