@@ -189,7 +189,7 @@ def test_a_changed_byte_of_a_model_is_found_before_it_is_used(
 
 @pytest.mark.reliability(kind="bad input", title="a folder to verify that no command wrote")
 def test_a_folder_of_nobody_is_named(tmp_path) -> None:
-    with pytest.raises(ParameterError, match="parameter --folder is .* a folder with one of provenance"):
+    with pytest.raises(ParameterError, match=r"parameter --folder is .* a folder with one of provenance"):
         verify_folder(tmp_path)
 
 
