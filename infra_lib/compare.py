@@ -231,7 +231,8 @@ def determinism(root: Path) -> str:
     for label, record in comparisons.items():
         rows.append([tables.escape(label), *_shown(record)])
     headers = ["compared", "run on", "files", "identical", "what differs"]
-    table = tables.html_table(headers, rows, left=2, label="Repeated runs compared")
+    # All columns wrap, since the last one holds sentences.
+    table = tables.html_table(headers, rows, left=5, label="Repeated runs compared", stacked=True)
     last = max(record["when"] for record in comparisons.values())
     return f"{tables.badge('recorded', last[:10])} Last compared {last[:10]}.\n\n{table}"
 
@@ -245,14 +246,15 @@ def _shown(record: Mapping[str, Any]) -> list[str]:
     count = record["identical"] + len(record["differences"])
     if not record["differences"]:
         differs = "nothing"
-    elif isinstance(record["largest"], str):
+    elif isinstance(record["largest"], str) or isinstance(record.get("loose"), str):
         differs = ", ".join(record["differences"])
     else:
         differs = f"numbers in tables, by at most {record['largest']:.1e} of a column's largest value"
-        if record.get("loose"):
-            differs += f"; by at most {record['loose']:.1e} in {' and '.join(LOOSE.values())}"
         if allowed := record.get("tolerance"):
             differs += f" (allowed: {allowed:g})"
+        if loose := record.get("loose"):
+            most = f"{loose:.1e} (allowed: {LOOSE_TOLERANCE:g})"
+            differs += f"; by at most {most} in {' and '.join(LOOSE.values())}"
     return [tables.escape(where), f"{count:,}", f"{record['identical']:,}", tables.escape(differs)]
 
 

@@ -99,7 +99,7 @@ def is_sealed(path: Path) -> bool:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return True
-    return not isinstance(value, dict) or SEAL in value
+    return not isinstance(value, dict) or SEAL in value or "files" in value
 
 
 def _as_text(value: Any) -> str:

@@ -30,7 +30,7 @@ from infra_lib.checksums import damage
 from infra_lib.device import to_device
 from infra_lib.errors import DataError, ModelError, shown
 from infra_lib.examples import Example, is_text
-from infra_lib.files import read_sealed, replace_folder
+from infra_lib.files import is_sealed, read_sealed, replace_folder
 
 LINEAR_TYPES = (nn.Linear, Conv1D)
 _MLP_PARENT = re.compile(r"(^|\.)(mlp|shared_mlp|feed_forward|ffn|fc1|fc2)(\.|$)")
@@ -127,10 +127,11 @@ def check_model_folder(source: str | Path, *, weights: bool = True) -> None:
         if re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and not folder.parent.is_dir():
             return
         raise ModelError(f"{source} is neither a model folder nor a hub name such as Qwen/Qwen2.5-0.5B")
+    if weights:
+        _check_recorded(folder)
     config = _read_object(folder / "config.json")
     if not weights:
         return
-    _check_recorded(folder)
     stored = numbers = 0
     for path in weight_files(folder):
         try:
@@ -149,17 +150,28 @@ def check_model_folder(source: str | Path, *, weights: bool = True) -> None:
 
 
 def _check_recorded(folder: Path) -> None:
-    """Raise for files of a model that differ from what a training or a conversion here recorded of them."""
-    listed: dict[str, str] = {}
-    if (folder / "run.json").is_file():
-        try:
-            listed = read_sealed(folder / "run.json").get("files", {})
-        except DataError as error:
-            raise ModelError(str(error)) from None
-    elif (folder / "packaged.json").is_file():
-        listed = {"model.safetensors": _read_object(folder / "packaged.json").get("weights_sha256", "")}
+    """Raise for files of a model that differ from what a training or a conversion here recorded of them.
+
+    A ``run.json`` of another program, which carries no seal, is none of ours.
+    """
+    path, listed = folder / "run.json", None
+    try:
+        if path.is_file() and is_sealed(path):
+            listed = read_sealed(path).get("files")
+        elif (path := folder / "packaged.json").is_file():
+            listed = {"model.safetensors": str(_read_object(path).get("weights_sha256", ""))}
+    except (DataError, OSError, RecursionError) as error:
+        raise ModelError(str(error)) from None
+    if listed is None:
+        return
+    # Folders come from anybody: a name could lead out of this one.
+    if not isinstance(listed, dict) or any(Path(n).is_absolute() or ".." in Path(n).parts for n in listed):
+        raise ModelError(f"{path}: files must give digests of files in the folder")
     if changed := damage(folder, listed):
-        raise ModelError(f"{folder / changed[0]} is missing or torn, or was changed since the model was made")
+        raise ModelError(
+            f"{folder / changed[0]} is missing or torn, or was changed since the model was made; make it again, "
+            f"or delete {path.name} to use the folder as it is"
+        )
 
 
 _COUNTS = ("num_hidden_layers", "n_layer", "num_layers")

@@ -47,13 +47,37 @@ def pretrained_folder(source: str | Path, *, revision: str = "", fetch: bool = F
     return Path(folder)
 
 
+OF_THE_HUB = frozenset(
+    {
+        "GatedRepoError",
+        "RepositoryNotFoundError",
+        "RevisionNotFoundError",
+        "LocalEntryNotFoundError",
+        "OfflineModeIsEnabled",
+        "ConnectionError",
+        "ConnectError",
+        "ConnectTimeout",
+        "ReadTimeout",
+        "ProxyError",
+        "HfHubHTTPError",
+        "HTTPStatusError",
+    }
+)
+"""Names of errors that come from asking the hub, from whichever library does it."""
+
+
+def _kinds(error: BaseException | None) -> set[str]:
+    """Return the names of an error's type and of those behind it, and of their bases."""
+    kinds = set[str]()
+    while error is not None:
+        kinds |= {kind.__name__ for kind in type(error).__mro__}
+        error = error.__cause__ or error.__context__
+    return kinds
+
+
 def _explain(source: str, revision: str, error: Exception) -> str:
     """Return a hub error as one sentence that says what to do; transformers wraps the hub's own in others."""
-    kinds = set[str]()
-    cause: BaseException | None = error
-    while cause is not None:
-        kinds.add(type(cause).__name__)
-        cause = cause.__cause__ or cause.__context__
+    kinds = _kinds(error)
     local = f"or elsewhere run `hf download {source} --local-dir FOLDER` and give FOLDER in its place"
     # A gated repository is also one that cannot be found.
     if "GatedRepoError" in kinds:
@@ -77,7 +101,7 @@ def readable_config(source: str | Path) -> Any:
     try:
         return model_config(source)
     except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and not Path(source).exists():
+        if not Path(source).exists() and _kinds(error) & OF_THE_HUB:
             raise ModelError(_explain(str(source), "", error)) from None
         reason = (str(error).strip().splitlines() or [""])[0]
         raise ModelError(f"no configuration of {source}: {reason}") from None

@@ -456,7 +456,7 @@ def exams(table: pd.DataFrame) -> str:
     """
     asked = table[["exam", "domain"]].drop_duplicates()
     if not asked["domain"].duplicated().any() and set(table["k"]) == {1}:
-        names = ", ".join(f"{named(r.domain)}: {named(r.exam)}" for r in each_row(asked))
+        names = ", ".join(f"{named(r.domain)}: {escape(r.exam.replace('_', ' '))}" for r in each_row(asked))
         if asked["exam"].str.contains(",").any():
             return f"Problems of these sources carry no name of theirs and are shown together ({names}).\n"
         return f"Each domain has one exam ({names}) and each problem one answer, so nothing is pooled.\n"

@@ -137,8 +137,9 @@ def batch_dependence(
         for place, row in enumerate(batch.rows):
             one = batches([encoded[row]], batch_tokens=1, pad_id=pad_id)[0]
             alone = computer.compute_per_sample_grad(one.to(model.device))[0]
-            largest = max(largest, float(alone.abs().max()))
-            apart = max(apart, float(alone.sub_(together[place]).abs_().max()))
+            # Python's max would lose what is no number.
+            largest = float(np.maximum(largest, float(alone.abs().max())))
+            apart = float(np.maximum(apart, float(alone.sub_(together[place]).abs_().max())))
     if not (largest > 0 and np.isfinite([largest, apart]).all()):
         raise NumericalError("TRAK's gradients are zero or not finite; scores would mean nothing")
     return apart / largest

@@ -193,25 +193,28 @@ def _unlike_package(folder: Path) -> str | None:
 
 def _score_items(folder: Path) -> Iterator[Item]:
     """Yield what ``infra attribute`` wrote into a folder, and what ``infra adapt`` put beside it."""
-    known = set[str]()
+    known, read = set[str](), True
     for name in SCORES:
         path = folder / name
         if name == "adapt.json" and not path.is_file():
             continue
         if path.is_file() and not is_sealed(path):
-            yield Item("scores", path, lambda: "is of a version that kept no checksums")
+            yield Item("scores", path, lambda: "is not recorded: it is of a version that kept no checksums")
+            read = False
             continue
         yield _sealed("scores", path)
         try:
             listed = read_sealed(path).get("files", {})
         except (DataError, OSError):
+            read = False
             continue
         fresh = {key: digest for key, digest in listed.items() if key not in known | {"provenance.json"}}
         yield from (_with_digest("scores", folder / key, digest) for key, digest in fresh.items())
         known |= set(listed)
-    for path in sorted([*folder.glob("*.parquet"), *folder.glob("skipped.jsonl")]):
-        if path.name not in known:
-            yield Item("scores", path, lambda: "is not recorded: it is of another run")
+    if read:
+        for path in sorted([*folder.glob("*.parquet"), *folder.glob("skipped.jsonl")]):
+            if path.name not in known:
+                yield Item("scores", path, lambda: "is not recorded: it is of another run")
     for checksum in sorted((folder / "factors").rglob("*.sha256")):
         yield _with_checksum("factors of scores", checksum.with_suffix(""))
 

@@ -75,14 +75,15 @@ train = from_frame(stage.read_table("01_data", "train"))
 test = from_frame(stage.read_table("01_data", "test"))
 tokenizer = load_tokenizer(params.base_of(params.base_seeds[0], stage.root))
 encoded, unread = encode_within(tokenizer, train, params.max_tokens)
-cut = cut_report(encoded, train)
-stage.write_table("cut", cut)
 if unread:
-    raise DataError(unread[0], f"has a prompt that fills max_tokens, as {len(unread)} examples have")
+    raise DataError(unread[0], f"and {len(unread) - 1} more: empty, or the prompt alone fills max_tokens")
+cut = cut_report(encoded, train)
+del encoded
+stage.write_table("cut", cut)
 stage.write_fragment("cut", tables.cut_table(cut, params.max_tokens))
 
 # %% [markdown]
-# The response tokens that training sees, and what is cut off where `max_tokens` limits them.
+# The response tokens, and what of them is cut off where `max_tokens` limits a sequence.
 
 # %%
 runs = [

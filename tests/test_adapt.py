@@ -194,7 +194,12 @@ def test_a_killed_adaptation_ends_in_the_same_scores(followed, neox, record_prop
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        time.sleep(moments.uniform(4, 20))
+        started = time.monotonic()
+        # The first is cut where its factors are being written, however fast the machine is.
+        while not kills and not (followed.folder / "killed" / "scores" / "factors").is_dir():
+            assert time.monotonic() - started < 120
+            time.sleep(0.02)
+        time.sleep(moments.uniform(0, 12) if kills else 0)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             kills += 1

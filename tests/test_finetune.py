@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from infra_lib.cli import app
 from infra_lib.errors import ModelError, ParameterError
+from infra_lib.files import write_sealed
 from infra_lib.finetune import FinetuneConfig, WeightedTrainer, check_weights, finetune
 from infra_lib.finetune.batches import Collator, MicroBatches, Rows
 from infra_lib.models import check_model_folder, encode
@@ -185,6 +187,24 @@ def test_a_changed_byte_of_a_model_is_found_before_it_is_used(
     check_model_folder(folder)
     record_property("inputs", len(paths))
     record_property("outcome", "infra verify --folder names it, and the model is not loaded")
+
+
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [
+        ({"/dev/zero": "x"}, "files must give digests"),
+        ({"../x": "x"}, "files must give"),
+        ([], "files must give"),
+    ],
+)
+@pytest.mark.reliability(kind="bad input", title="a model's record that names files elsewhere")
+def test_a_record_that_leads_out_of_its_folder_is_refused(model_folder, tmp_path, files, problem) -> None:
+    shutil.copytree(model_folder, tmp_path / "m")
+    write_sealed(tmp_path / "m" / "run.json", {"files": files})
+    with pytest.raises(ModelError, match=problem):
+        check_model_folder(tmp_path / "m")
+    (tmp_path / "m" / "run.json").write_text('{"of": "another program"}')
+    check_model_folder(tmp_path / "m")
 
 
 @pytest.mark.reliability(kind="bad input", title="a folder to verify that no command wrote")

@@ -68,8 +68,11 @@ def attribute(options: Options, *, progress: bool = True) -> Path:
             }
             scores = mean_of(parts)
         if is_main():
+            from infra_lib.finetune.store import model_identity  # here, since it imports the whole trainer
+
             record = _provenance(options, inputs, names, scores, by_checkpoint)
             record |= {"architecture": architecture, "inputs": digests, "environment": environment(device)}
+            record["weights"] = [model_identity(source) for source in (options.model, *options.checkpoints)]
             record["seconds"] = round(time.perf_counter() - started, 2)
             kept = recorded_files(options.out, record)
             written = write_tables(options, tokenizer, inputs, scores)

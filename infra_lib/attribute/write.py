@@ -96,13 +96,13 @@ def meaning(options: Options) -> dict[str, Any]:
 def recorded_files(folder: Path, record: Mapping[str, Any]) -> dict[str, str]:
     """Return the digests, by name, of files of an earlier attribution that still hold.
 
-    They do where the same was asked of the same examples, but for the levels. Empty where there is no record
-    that can be trusted: a first run, or a torn one.
+    They do where the same was asked of the same examples and weights, but for the levels. Empty where there
+    is no record that can be trusted: a first run, or a torn one.
 
     Parameters
     ----------
     record
-        What is about to be recorded: ``options`` and ``inputs`` count.
+        What is about to be recorded: ``options``, ``inputs`` and ``weights`` count.
     """
     try:
         found = read_sealed(folder / "provenance.json")
@@ -110,8 +110,9 @@ def recorded_files(folder: Path, record: Mapping[str, Any]) -> dict[str, str]:
         return {}
 
     def asked(of: Mapping[str, Any]) -> Any:
-        options = {key: value for key, value in of.get("options", {}).items() if key != "levels"}
-        return json.loads(json.dumps([options, of.get("inputs")]))
+        apart = ("levels", "out", "batch_tokens", "memory")
+        options = {key: value for key, value in of.get("options", {}).items() if key not in apart}
+        return json.loads(json.dumps([options, of.get("inputs"), of.get("weights")]))
 
     if asked(found) != asked(record):
         return {}

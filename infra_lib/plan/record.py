@@ -64,14 +64,13 @@ def plans_table(root: Path) -> str:
             ]
         rows.append(
             [
-                escape(row.model),
-                count(int(row.parameters)),
-                gib(row.factor_bytes),
-                escape(row.machine),
+                f"{escape(row.model)}<br><small>{count(int(row.parameters))}, factors "
+                f"{gib(row.factor_bytes)}</small>",
+                f"<small>{escape(row.machine)}</small>",
                 *cost,
             ]
         )
-    headers = ["model", "parameters", "factors", "machine", "how it fits", "parts", "memory", "time", "disk"]
+    headers = ["model", "machine", "how it fits", "parts", "memory", "time", "disk"]
     lengths = record["lengths"]
     tokens = lengths["prompt"] + lengths["response"]
     note = (
@@ -80,7 +79,7 @@ def plans_table(root: Path) -> str:
         "and three more arms. Memory is per device; time supposes 40 % of the data sheet's peak (our "
         "choice).</p>"
     )
-    table = html_table(headers, rows, left=5, label="Plans of published models", stacked=True)
+    table = html_table(headers, rows, left=3, label="Plans of published models", stacked=True)
     return f"{badge('recorded')}\n\n{table}{note}\n\n{_notebooks_table(record['rows'])}"
 
 
@@ -98,6 +97,9 @@ def _notebooks_table(plans: list[dict[str, Any]]) -> str:
                 continue
             disk = f", {gib(cost['disk_bytes'])} on disk" if cost["disk_bytes"] else ""
             cells.append(f"{duration(cost['seconds'])}<br><small>{gib(cost['peak_bytes'])}{disk}</small>")
-        rows.append([escape(plan["model"]), escape(plan["machine"]), *cells])
-    headers = ["model", "machine", *(escape(name) for name in names)]
-    return html_table(headers, rows, left=2, label="Time, memory and disk of each notebook", stacked=True)
+        rows.append([escape(plan["model"]), f"<small>{escape(plan['machine'])}</small>", *cells])
+    headers = ["model", "machine", *(name.replace("_", " ") for name in names)]
+    # Every cell wraps.
+    return html_table(
+        headers, rows, left=len(headers), label="Time, memory and disk of each notebook", stacked=True
+    )

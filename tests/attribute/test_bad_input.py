@@ -268,6 +268,15 @@ def test_what_an_earlier_run_wrote_stays_recorded_where_it_was_asked_the_same(
         check_table(out / "examples.parquet")
 
 
+def test_tables_of_other_weights_at_the_same_place_are_not_kept(
+    model_folder, tokenizer, files, tmp_path
+) -> None:
+    for seed, levels in ((0, ("token",)), (1, ("example",))):
+        save_model(tiny_qwen2(len(tokenizer), seed=seed), tokenizer, tmp_path / "model")
+        out = run(tmp_path / "model", files, tmp_path / "out", levels=levels, method="graddot")
+    assert set(provenance(out)["files"]) == {"examples.parquet"}
+
+
 def test_scores_of_a_version_without_checksums_are_used_and_not_called_torn(
     model_folder, files, tmp_path
 ) -> None:

@@ -127,6 +127,13 @@ def test_gradients_of_trak_that_depend_on_the_batch_are_refused(
     )
     with pytest.raises(NumericalError, match="TRAK's gradients are zero or not finite"):
         run(model_folder, files, tmp_path, method="trak")
+    monkeypatch.setattr(
+        trak_scores._Gradients,
+        "compute_per_sample_grad",
+        lambda self, batch: inner(self, batch) * (float("nan") if len(batch.rows) > 1 else 1.0),
+    )
+    with pytest.raises(NumericalError, match="TRAK's gradients are zero or not finite"):
+        run(model_folder, files, tmp_path, method="trak")
 
 
 @pytest.mark.reliability(kind="fault", title="scores that are not finite, all zero or all equal")
