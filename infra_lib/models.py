@@ -169,8 +169,8 @@ def _check_recorded(folder: Path) -> None:
         raise ModelError(f"{path}: files must give digests of files in the folder")
     if changed := damage(folder, listed):
         raise ModelError(
-            f"{folder / changed[0]} is missing or torn, or was changed since the model was made; make it again, "
-            f"or delete {path.name} to use the folder as it is"
+            f"{folder / changed[0]} is missing or torn, or was changed since the model was made; make it "
+            f"again, or delete {path.name} to use the folder as it is"
         )
 
 
