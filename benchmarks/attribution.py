@@ -37,6 +37,7 @@ from tqdm import tqdm
 from benchmarks.measure import MEMORY_BYTES
 from benchmarks.setting import SIZES, TARGETS
 from infra_lib.files import write_json
+from infra_lib.performance.cpu import whole_attribution
 from infra_lib.provenance import environment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,8 +57,6 @@ RATIOS = (
     ("example scores", "tokens", "examples"),
     ("position scores", "positions", "tokens"),
 )
-WHOLE = ("fitting factors", "token, sentence and example scores")
-"""What ours takes from model to scores."""
 
 
 def measure(library: str, step: str, size: str, folder: Path, threads: int) -> dict[str, Any]:
@@ -212,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_json(options.out, record)
     print(table(rows))
     for trak in (r for r in runs if r["library"] == "trak"):
-        own = sum(r["seconds"] for r in rows if r["size"] == trak["size"] and r["what"] in WHOLE)
+        own, _ = whole_attribution(rows, trak["size"])
         text = f"{trak['seconds']:9.2f} s, {own / trak['seconds']:.2f} ours to trak, fitting included"
         print(f"{trak['size']:8}{'trak, example scores':36}{text}")
     print("\n".join(f"note: {note}" for note in record["notes"]))

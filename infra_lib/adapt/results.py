@@ -55,13 +55,17 @@ class Results:
         """Names of the targets."""
         return sorted(self.examples["target"].unique(), reverse=True)
 
+    @property
+    def deviations(self) -> pd.Series:
+        """Standard deviation of the examples' scores by target; 1 where there is but one example."""
+        return self.examples.groupby("target")["score"].std().fillna(1.0)
+
     def described(self) -> pd.DataFrame:
         """Return example scores with domain, difficulty, category, and ``z`` (score over its deviation)."""
         frame = self.examples.copy()
         for name in ("domain", "difficulty", "category"):
             frame[name] = [getattr(self.train[key], name) for key in frame["id"]]
-        deviation = frame.groupby("target")["score"].transform("std").fillna(1.0)
-        return frame.assign(z=frame["score"] / deviation)
+        return frame.assign(z=frame["score"] / frame["target"].map(self.deviations))
 
 
 def load_results(folder: Path, train: Path, target: Path) -> Results:

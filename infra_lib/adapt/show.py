@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import cycle
 from typing import Any
 
@@ -115,20 +116,20 @@ def example_cards(results: Results, target: str, shown: int) -> str:
     are as large as the curvature is small. After each sentence stands what its tokens add up to.
     """
     ends = extremes(results, target, shown)
-    unit = float(results.examples.loc[results.examples["target"] == target, "score"].std()) or 1.0
-    unit = unit if np.isfinite(unit) else 1.0  # of one example
+    unit = results.deviations[target] or 1.0
     mine = results.tokens[(results.tokens["target"] == target) & (results.tokens["position"] >= 0)]
     mine = mine[mine["id"].isin(ends["id"])]
     mine = mine.assign(score=mine["score"] / unit)
+    scaled = replace(results, sentences=results.sentences.assign(score=results.sentences["score"] / unit))
     end = float(mine["score"].abs().max()) or 1.0
-    cards = [_card(results, row, mine[mine["id"] == row.id], end, unit) for row in each_row(ends)]
+    cards = [_card(scaled, row, mine[mine["id"] == row.id], end) for row in each_row(ends)]
     return (
         f'<div class="shaded mathjax_ignore">\n<div class="example-cards">\n{chr(10).join(cards)}\n</div>\n'
         f"{legend(end, target, 'one scale for these examples', units=SPREAD)}\n</div>\n"
     )
 
 
-def _card(results: Results, row: Any, tokens: pd.DataFrame, end: float, unit: float) -> str:
+def _card(results: Results, row: Any, tokens: pd.DataFrame, end: float) -> str:
     example = results.train[row.id]
     about = [tables.named(row.domain)]
     about += [f"difficulty {int(row.difficulty)}"] if not pd.isna(row.difficulty) else []
@@ -139,7 +140,7 @@ def _card(results: Results, row: Any, tokens: pd.DataFrame, end: float, unit: fl
         f"{row.side} {tables.named(row.target)}: rank {int(row.rank)} of {len(ranked)}, {score} sd · "
         f"{', '.join(about)} · {escape(row.id)}"
     )
-    response = _sentences(results, row, example, tokens, end, unit)
+    response = _sentences(results, row, example, tokens, end)
     return (
         f'<section class="example-card {attribute(row.side)}" aria-label="{attribute(row.id)}">'
         f'<div class="example-title">{title}</div>'
@@ -149,9 +150,7 @@ def _card(results: Results, row: Any, tokens: pd.DataFrame, end: float, unit: fl
     )
 
 
-def _sentences(
-    results: Results, row: Any, example: Example, tokens: pd.DataFrame, end: float, unit: float
-) -> str:
+def _sentences(results: Results, row: Any, example: Example, tokens: pd.DataFrame, end: float) -> str:
     """Return a response sentence by sentence: shaded tokens, then the sum."""
     chosen = (results.sentences["id"] == row.id) & (results.sentences["target"] == row.target)
     spans = results.sentences[chosen & (results.sentences["index"] >= 0)].sort_values("index")
@@ -163,7 +162,7 @@ def _sentences(
         if own.empty:
             continue
         texts = [example.response[a:b] for a, b in zip(own["start"], own["end"], strict=True)]
-        total = f"{span.score / unit:+.2f} sd".replace("-", "−")
+        total = f"{span.score:+.2f} sd".replace("-", "−")
         parts.append(
             f"<span>{shaded_tokens(texts, own['score'].to_numpy(), end)}</span>"
             f'<small class="sentence-score" title="sum over this sentence"> {total} </small>'

@@ -6,6 +6,7 @@ in ``records/benchmarks``. Where there is none, the page says so.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,16 +145,20 @@ def targets_table(record: dict[str, Any]) -> str:
     return html_table(headers, shown_rows, left=1, label="Targets on a CPU", stacked=True)
 
 
+def whole_attribution(summary: Sequence[Mapping[str, Any]], size: str) -> tuple[float, int]:
+    """Return seconds and peak bytes of ours from model to scores, at a size of a benchmark's summary."""
+    rows = {row["what"]: row for row in summary if row["size"] == size}
+    both = [rows["fitting factors"], rows["token, sentence and example scores"]]
+    return sum(row["seconds"] for row in both), max(row["peak_bytes"] for row in both)
+
+
 def remarks(record: dict[str, Any]) -> str:
     """Return the record's notes, and TRAK's time and memory beside ours where it was measured."""
     lines = [f"- {escape(note)}" for note in record["notes"]]
     for run in record["runs"]:
         if run["library"] != "trak":
             continue
-        rows = {row["what"]: row for row in record["summary"] if row["size"] == run["size"]}
-        whole = [rows["fitting factors"], rows["token, sentence and example scores"]]
-        seconds = sum(row["seconds"] for row in whole)
-        peak = max(row["peak_bytes"] for row in whole)
+        seconds, peak = whole_attribution(record["summary"], run["size"])
         lines.append(
             f"- TRAK through `trak`, example scores at {run['parameters'] / 1e6:.1f} million parameters: "
             f"{run['seconds']:.1f} s and {run['peak_bytes'] / 2**20:.0f} MiB; fitting and scoring here, "

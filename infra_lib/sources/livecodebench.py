@@ -36,7 +36,7 @@ PLATFORMS = ("leetcode", "codeforces", "atcoder")
 
 def files_of(release: str) -> list[str]:
     """Return the files that make up a release, such as ``v2`` or ``release_v2``."""
-    name = release.removeprefix("release_")
+    name = str(release).removeprefix("release_")
     if name not in RELEASES:
         raise ParameterError("release", release, f"one of {', '.join(RELEASES)}")
     return ["test.jsonl", *(f"test{number}.jsonl" for number in range(2, RELEASES.index(name) + 2))]
@@ -48,9 +48,12 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     ParameterError
-        For a date that is none, a window that ends before it begins, an unknown level or platform.
+        For an unknown release, a date that is none, a window that ends before it begins, an unknown level or
+        platform.
     """
     checked = dict(options)
+    if checked.get("release") is not None:
+        files_of(checked["release"])
     for name in ("start_date", "end_date"):
         if checked.get(name) is not None:
             try:

@@ -125,13 +125,8 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     ParameterError
         Naming the option, with the valid ones.
     """
-    if isinstance(domains := options.get("domains"), str):
-        raise ParameterError("domains", domains, "a list, such as [math]")
-    checked = _check(_entry(name), {k: v for k, v in options.items() if k != "domains"}, None, domains, None)
-    if "release" in checked:
-        if not isinstance(release := checked["release"], str):
-            raise ParameterError("release", release, f"one of {', '.join(livecodebench.RELEASES)}")
-        livecodebench.files_of(release)
+    others = {key: value for key, value in options.items() if key != "domains"}
+    _check(_entry(name), others, None, options.get("domains"), None)
 
 
 def _entry(name: str) -> DataSet:
@@ -156,6 +151,8 @@ def _check(
         raise ParameterError("limit", limit, "a whole number from 1, or None")
     if domains is not None and "domains" not in entry.options:
         raise ParameterError("domains", domains, f"left out: {entry.name} has one domain")
+    if isinstance(domains, str):
+        raise ParameterError("domains", domains, "a list, such as [math]")
     for domain in domains or ():
         if domain not in DOMAINS:
             raise ParameterError("domains", domain, f"of {', '.join(DOMAINS)}")

@@ -35,6 +35,10 @@ def bad(title: str) -> pytest.MarkDecorator:
     return pytest.mark.reliability(kind="bad input", title=title)
 
 
+def one_bit_off(content: bytes) -> bytes:
+    return content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+
+
 @pytest.fixture
 def nothing_heavy(monkeypatch):
     """Fail where a gradient or factor would be computed."""
@@ -242,7 +246,7 @@ def test_a_changed_byte_of_any_result_is_found(model_folder, files, tmp_path, re
     assert len(paths) >= 7
     for path in paths:
         before = path.read_bytes()
-        path.write_bytes(before[:-9] + bytes([before[-9] ^ 1]) + before[-8:])
+        path.write_bytes(one_bit_off(before))
         found = runner.invoke(app, command)
         assert found.exit_code == 1
         assert path.name.removesuffix(".sha256") in found.output
@@ -296,7 +300,7 @@ def test_an_arm_is_not_built_from_changed_scores(model_folder, files, tmp_path, 
     asked = ReweightOptions(files / "train.jsonl", tmp_path / "arm.jsonl", arm="influence", scores=out)
     reweight_files(replace(asked, out=tmp_path / "good.jsonl"))
     before = (out / name).read_bytes()
-    (out / name).write_bytes(before[:-9] + bytes([before[-9] ^ 1]) + before[-8:])
+    (out / name).write_bytes(one_bit_off(before))
     with pytest.raises(DataError, match="is torn, or was changed"):
         reweight_files(asked)
     assert not asked.out.exists()
