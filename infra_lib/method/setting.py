@@ -20,6 +20,9 @@ from infra_lib.refine import System
 
 TokenScores = dict[str, list[np.ndarray]]
 
+LEFT_OUT = "This study leaves the method notebook out (<code>method_examples: 0</code>)."
+"""What stands on pages in place of its results."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -45,6 +48,7 @@ class Setting:
     gradients: dict[str, Direction]
     pad_id: int
     batch_tokens: int = 4096
+    memory_bytes: int = 2 * 2**30
 
     def counts(self) -> pd.DataFrame:
         """Return how much of everything the page rests on, in one row."""
@@ -127,7 +131,7 @@ def open_setting(
         name: target_gradient(model, names, rows, **size) for name, rows in correct.items()
     }
     sizes = {name: len(rows) for name, rows in correct.items()}
-    return Setting(model, chosen, encoded, sizes, factors, gradients, pad, batch_tokens)
+    return Setting(model, chosen, encoded, sizes, factors, gradients, pad, batch_tokens, memory_bytes)
 
 
 def subset(examples: Sequence[Example], size: int, seed: int) -> list[Example]:
