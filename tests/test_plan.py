@@ -16,7 +16,7 @@ from infra_lib.cli import app
 from infra_lib.errors import ParameterError
 from infra_lib.finetune import FinetuneConfig
 from infra_lib.method.sweeps import directions_of_target
-from infra_lib.plan.estimate import Choices, Plan
+from infra_lib.plan.estimate import Choices, Plan, Step
 from infra_lib.plan.fit import fitted
 from infra_lib.plan.hardware import Machine, gpu_machine, parse_size
 from infra_lib.plan.passes import Architecture
@@ -251,6 +251,8 @@ def test_estimated_peaks_lie_within_a_fifth_of_measured_ones(step: str) -> None:
     assert expected == pytest.approx(json.loads(done.stdout), rel=0.2)
 
 
+SHALLOW = small_config(hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=4)
+METHOD_WORK = MethodWork(examples=4, responses=2, directions=9, refined=2, passes=2, batch=4)
 METHOD = """
 import gc, json, sys
 import torch
@@ -274,31 +276,33 @@ def rows(count, length):
 def memory(field):
     with open("/proc/self/status") as lines:
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
-data = rows(8, 128)
+data = rows(4, 128)
 examples = [Example(row.id, "math", "p", "r") for row in data]
-factors = fit_factors(model, data, batch_tokens=256, diagonal=True, progress=False)
+factors = fit_factors(model, data, batch_tokens=512, diagonal=True, progress=False)
 gradients = {t: target_gradient(model, list(factors.layers), rows(1, 16)) for t in ("a", "b")}
-setting = Setting(model, examples, data, {}, factors, gradients, 0, 1024, budget)
+setting = Setting(model, examples, data, {}, factors, gradients, 0, 512, budget)
 directions = setting.directions(0.1)
+# Before its sweep the notebook has what two solvers found at two dampings.
+found = [setting.directions(0.1) for _ in range(4 if step == "sweep" else 0)]
 def run(setting):
     results = []
     if step == "refine":
         for damping in (0.1, 1.0):
             results.append(conjugate_gradients(setting.system(damping), iterations=2, progress=False))
         for damping in (0.1, 1.0):
-            options = {"iterations": 2, "batch_examples": 8, "checks": 2, "progress": False}
+            options = {"iterations": 2, "batch_examples": 4, "checks": 2, "progress": False}
             results.append(refine(setting.system(damping), **options))
     else:
-        refined = {damping: directions for damping in (0.1, 1.0)}
+        refined = {0.1: found[0], 1.0: found[1]}
         options = {"damping": 0.1, "dampings": [0.1, 1.0], "refined": refined}
         sweep(
-            model, examples, data, factors, gradients, batch_tokens=1024, memory_bytes=budget, **options
+            model, examples, data, factors, gradients, batch_tokens=512, memory_bytes=budget, **options
         )
 held = sum(p.numel() * 4 for p in model.parameters())
 for layer in factors.layers.values():
     held += sum(t.numel() * 4 for t in vars(layer).values() if isinstance(t, torch.Tensor))
-# Gradients of two targets, and the directions of one damping.
-held += sum(t.numel() * 4 for d in (*gradients.values(), *directions.values()) for t in d.values())
+for stack in (gradients, directions, *found):
+    held += sum(t.numel() * 4 for direction in stack.values() for t in direction.values())
 gc.collect()
 with open("/proc/self/clear_refs", "w") as stream:
     stream.write("5")
@@ -310,14 +314,13 @@ print(json.dumps(memory("VmHWM:") - base + held))
 
 @pytest.mark.parametrize("step", ["refine", "sweep"])
 def test_estimated_peaks_of_the_method_notebook_lie_within_a_fifth_of_measured_ones(step: str) -> None:
-    config = small_config()
+    config = SHALLOW
     keys = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     sizes = {key: getattr(config, key) for key in (*keys, "num_key_value_heads")}
-    budget = 2**29
-    asked = MethodWork(examples=8, responses=2, directions=9, refined=2, passes=2, batch=8)
-    work = replace(WORK, lengths=Lengths(32, 96, 128), method=asked)
+    budget = 2**27
+    work = replace(WORK, lengths=Lengths(32, 96, 128), method=METHOD_WORK)
     machine = replace(ON_CPU, memory_bytes=64 * 2**30)
-    choices = Choices(batch_tokens=1024, factor_bytes=budget)
+    choices = Choices(batch_tokens=512, factor_bytes=budget)
     steps = Plan(Architecture(config), work, machine, choices).steps()
     expected = next(s.peak_bytes for s in steps if (s.notebook, s.what) == ("07_method", step))
     done = subprocess.run(
@@ -347,18 +350,21 @@ def test_the_method_notebook_is_counted_as_it_works_and_can_be_left_out() -> Non
 
 
 def test_a_method_notebook_that_cannot_fit_is_refused_with_how_to_leave_it_out() -> None:
-    asked = MethodWork(examples=8, responses=2, directions=9, refined=2, passes=2, batch=8)
-    whole = replace(plan(small_config()), work=replace(WORK, method=asked))
-    peaks = {s.what: s.peak_bytes for s in whole.steps() if s.notebook == "07_method"}
-    others = max(s.peak_bytes for s in fitted(plan(small_config()))[0].steps())
-    few = replace(whole.machine, memory_bytes=(others + peaks["refine"]) // 2)
-    assert few.memory_bytes < peaks["refine"], "refinement must be what does not fit"
-    less, changes = fitted(replace(whole, machine=replace(few, memory_bytes=int(0.95 * peaks["refine"]))))
-    assert "attribution with" in changes[0]
-    assert max(s.peak_bytes for s in less.steps()) <= peaks["refine"]
-    small = replace(whole.choices, batch_tokens=256, factor_bytes=2**28)
+    work = replace(WORK, train=4, method=METHOD_WORK)
+    whole = replace(plan(SHALLOW, factor_bytes=2**27), work=work)
+
+    def largest(of: Plan) -> Step:
+        return max(of.steps(), key=lambda step: step.peak_bytes)
+
+    assert (largest(whole).notebook, largest(whole).what) == ("07_method", "refine")
+    tight = replace(whole.machine, memory_bytes=largest(whole).peak_bytes - 1)
+    less, changes = fitted(replace(whole, machine=tight))
+    assert changes == ["attribution with 2048 tokens a batch, not 4096"]
+    least = replace(less, choices=replace(less.choices, batch_tokens=work.lengths.longest))
+    tight = replace(whole.machine, memory_bytes=largest(least).peak_bytes - 1)
     with pytest.raises(ParameterError, match=r"for 07_method, refine; or leave .* \(method_examples: 0\)"):
-        fitted(replace(whole, choices=small, machine=replace(few, memory_bytes=700 * 2**20)))
+        fitted(replace(least, machine=tight))
+    fitted(replace(least, machine=tight, work=replace(work, method=None)))
 
 
 def test_what_does_not_fit_is_made_to_fit_and_says_how() -> None:

@@ -369,6 +369,7 @@ class Plan:
             (1 + asked.passes) * asked.examples + 3 * asked.examples + (STEP_PRODUCTS + turns) * batch
         )
         turned = asked.refined * (3 + 2 * asked.passes + 5 + STEP_PRODUCTS + turns)
+        plural = "s" if asked.refined > 1 else ""
         per_token = found.flops / (rows * width)
         seconds = plan.machine.seconds(per_token * examples * work.train_tokens / work.train, dtype)
         seconds += plan.machine.seconds(turned * work.targets * plan.turning(), torch.float32)
@@ -377,7 +378,7 @@ class Plan:
             "refine",
             _resident(held + tangents + solvers * stack + found.peak_bytes),
             seconds,
-            note=f"{asked.refined} damping{'s' if asked.refined > 1 else ''} by two solvers, {rows} × {width} tokens a batch",
+            note=f"{asked.refined} damping{plural} by two solvers, {rows} × {width} tokens a batch",
         )
 
     @staticmethod
