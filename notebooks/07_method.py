@@ -22,9 +22,7 @@ target_responses: str = "own"  # own (the model's correct answers) or reference 
 batch_tokens: int = 4096  # padded tokens per batch of attribution
 factor_gib: float = 2.0  # room for factors under construction, in GiB; less means more passes
 factor_labels: str = "sampled"  # labels of the Fisher factors: sampled (true Fisher) or empirical
-method_examples: int = (
-    40  # training examples that this notebook looks at, target responses at most; 0: left out
-)
+method_examples: int = 40  # training examples, and target responses at most; 0 leaves the notebook out
 method_dampings: list = [0.001, 0.01, 0.1, 1.0, 10.0, 100.0]  # dampings of the sweep
 refine_dampings: list = [0.1, 100.0]  # dampings at which the EK-FAC direction is refined
 refine_passes: int = 4  # passes over these examples that refine it
