@@ -24,8 +24,9 @@ from infra_lib.curvature import fit_factors
 from infra_lib.curvature.fit import construction_bytes
 from infra_lib.files import write_json
 from infra_lib.models import mlp_linears
-from infra_lib.plan.estimate import Architecture, Choices, Plan
+from infra_lib.plan.estimate import Choices, Plan
 from infra_lib.plan.hardware import gpu_machine
+from infra_lib.plan.passes import Architecture
 from infra_lib.plan.workload import Lengths, Workload
 from infra_lib.provenance import environment
 

@@ -402,22 +402,21 @@ def verify_command(
         bool,
         typer.Option("--update-records", help="List the files of records/ anew, after a wanted change."),
     ] = False,
-    scores: Annotated[
-        Path | None, typer.Option(help="Check a folder that infra attribute wrote, and nothing else.")
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Check a folder of infra attribute, adapt, finetune or model, and nothing else."),
     ] = None,
 ) -> None:
     """Check every artefact against its checksum: a study's results, the records, the book."""
     from infra_lib.checksums import write_manifest
     from infra_lib.layout import project_root, stage_folder
     from infra_lib.study import study_names, unknown
-    from infra_lib.verify import verify, verify_scores
+    from infra_lib.verify import verify, verify_folder
 
-    if scores is not None:
+    if folder is not None:
         if update_records:
-            raise ParameterError("--update-records", True, "left out with --scores")
-        if not scores.is_dir():
-            raise ParameterError("--scores", str(scores), "a folder that infra attribute wrote")
-        _show(verify_scores(scores))
+            raise ParameterError("--update-records", True, "left out with --folder")
+        _show(verify_folder(folder))
     root = project_root()
     if update_records:
         typer.echo(f"wrote {write_manifest(root / 'records')}")

@@ -26,10 +26,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as hf_logging
 
+from infra_lib.checksums import damage
 from infra_lib.device import to_device
 from infra_lib.errors import DataError, ModelError, shown
 from infra_lib.examples import Example, is_text
-from infra_lib.files import replace_folder
+from infra_lib.files import is_sealed, read_sealed, replace_folder
 
 LINEAR_TYPES = (nn.Linear, Conv1D)
 _MLP_PARENT = re.compile(r"(^|\.)(mlp|shared_mlp|feed_forward|ffn|fc1|fc2)(\.|$)")
@@ -126,6 +127,8 @@ def check_model_folder(source: str | Path, *, weights: bool = True) -> None:
         if re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and not folder.parent.is_dir():
             return
         raise ModelError(f"{source} is neither a model folder nor a hub name such as Qwen/Qwen2.5-0.5B")
+    if weights:
+        _check_recorded(folder)
     config = _read_object(folder / "config.json")
     if not weights:
         return
@@ -144,6 +147,31 @@ def check_model_folder(source: str | Path, *, weights: bool = True) -> None:
             raise ModelError(f"{path} is truncated or no safetensors file: {_first_line(error)}") from None
     if weights:
         _check_sizes(folder, config, stored, numbers)
+
+
+def _check_recorded(folder: Path) -> None:
+    """Raise for files of a model that differ from what a training or a conversion here recorded of them.
+
+    A ``run.json`` of another program, which carries no seal, is none of ours.
+    """
+    path, listed = folder / "run.json", None
+    try:
+        if path.is_file() and is_sealed(path):
+            listed = read_sealed(path).get("files")
+        elif (path := folder / "packaged.json").is_file():
+            listed = {"model.safetensors": str(_read_object(path).get("weights_sha256", ""))}
+    except (DataError, OSError, RecursionError) as error:
+        raise ModelError(str(error)) from None
+    if listed is None:
+        return
+    # Folders come from anybody: a name could lead out of this one.
+    if not isinstance(listed, dict) or any(Path(n).is_absolute() or ".." in Path(n).parts for n in listed):
+        raise ModelError(f"{path}: files must give digests of files in the folder")
+    if changed := damage(folder, listed):
+        raise ModelError(
+            f"{folder / changed[0]} is missing or torn, or was changed since the model was made; make it "
+            f"again, or delete {path.name} to use the folder as it is"
+        )
 
 
 _COUNTS = ("num_hidden_layers", "n_layer", "num_layers")

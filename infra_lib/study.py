@@ -178,7 +178,9 @@ class Study(BaseModel):
     damping: float = Field(0.1, gt=0, description="a number above 0 (a multiple of the mean eigenvalue)")
     factor_labels: Literal["sampled", "empirical"] = Field("sampled", description="sampled or empirical")
 
-    method_examples: int = Field(40, ge=4, description="a whole number, 4 or more")
+    method_examples: int = Field(
+        40, ge=0, description="a whole number, 4 or more, or 0 (the method notebook is left out)"
+    )
     method_dampings: list[Annotated[float, Field(gt=0)]] = Field(
         [0.001, 0.01, 0.1, 1.0, 10.0, 100.0],
         min_length=2,
@@ -307,6 +309,8 @@ class Study(BaseModel):
         if self.group_seeds > self.validation_models:
             most = f"at most {self.validation_models}, the number of validation_models"
             raise ParameterError("group_seeds", self.group_seeds, most)
+        if 0 < self.method_examples < 4:
+            raise ParameterError("method_examples", self.method_examples, "4 or more, or 0")
         if 0 < self.validation_subsets < 6:
             raise ParameterError("validation_subsets", self.validation_subsets, "6 or more, or 0")
         if absent := sorted(set(self.removal_methods) & set(self.validation_without)):

@@ -7,6 +7,7 @@ book is built from, and the built book.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from infra_lib.checksums import MANIFEST, files_below, is_intact, read_manifest
-from infra_lib.errors import DataError
+from infra_lib.errors import DataError, ParameterError
 from infra_lib.files import file_digest, is_sealed, read_sealed
 from infra_lib.layout import STAGES, stage_folder
 
@@ -25,12 +26,17 @@ MENDING = {
     "checkpoints and factors": "the next run that needs it goes on without it",
     "scores": "`infra attribute` with the same options writes it again",
     "factors of scores": "delete it, and `infra attribute` fits it again",
+    "models": "make it again by the command that made it",
+    "pages": "`infra adapt` with the same options makes it again",
     "study": "`infra run --study {study}` writes it again",
     "records": "restore it from version control (after a wanted change: `infra verify --update-records`)",
     "book's copies": "`infra book --study {study}` copies it again",
     "built book": "`infra book --study {study}` builds it again",
 }
 """Kinds of artefact, and what mends a damaged one."""
+
+SCORES = ("provenance.json", "adapt.json")
+"""Records of a folder of scores: of ``infra attribute``, and of what ``infra adapt`` puts beside it."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +100,20 @@ def verify(root: Path, study: str, *, progress: bool = True) -> Report:
     return _check(items, root, study, progress)
 
 
-def verify_scores(folder: Path, *, progress: bool = True) -> Report:
-    """Check a folder that ``infra attribute`` wrote: its record, its tables, its factors."""
-    return _check([*_score_items(folder.resolve())], folder.resolve(), "", progress)
+def verify_folder(folder: Path, *, progress: bool = True) -> Report:
+    """Check a folder that a command wrote: ``infra attribute``, ``adapt``, ``finetune`` or ``model``.
+
+    Raises
+    ------
+    ParameterError
+        For a folder with none of their records.
+    """
+    folder = folder.resolve()
+    items = [*_folder_items(folder)]
+    if not items:
+        valid = f"a folder with one of {', '.join((*SCORES, 'run.json', 'packaged.json', 'page.json'))}"
+        raise ParameterError("--folder", str(folder), valid)
+    return _check(items, folder, "", progress)
 
 
 def _check(items: Sequence[Item], root: Path, study: str, progress: bool) -> Report:
@@ -153,10 +170,31 @@ def _stage_items(folder: Path) -> Iterator[Item]:
     yield _with_digest("stages", folder / "notebook.ipynb", executed)
 
 
+def _folder_items(folder: Path) -> Iterator[Item]:
+    if (folder / "run.json").is_file():
+        yield from _recorded("models", folder, "run.json")
+    if (folder / "packaged.json").is_file():
+        yield Item("models", folder / "model.safetensors", lambda: _unlike_package(folder))
+    if any((folder / name).is_file() for name in SCORES):
+        yield from _score_items(folder)
+    if (folder / "page.json").is_file():
+        yield _sealed("pages", folder / "page.json")
+        yield from _listed("pages", folder / "html")
+        yield from _score_items(folder / "scores")
+
+
+def _unlike_package(folder: Path) -> str | None:
+    try:
+        digest = json.loads((folder / "packaged.json").read_text(encoding="utf-8"))["weights_sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "has a torn packaged.json beside it"
+    return _with_digest("models", folder / "model.safetensors", digest).check()
+
+
 def _score_items(folder: Path) -> Iterator[Item]:
     """Yield what ``infra attribute`` wrote into a folder, and what ``infra adapt`` put beside it."""
     known, read = set[str](), True
-    for name in ("provenance.json", "adapt.json"):
+    for name in SCORES:
         path = folder / name
         if name == "adapt.json" and not path.is_file():
             continue

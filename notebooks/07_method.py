@@ -18,8 +18,11 @@
 # %% tags=["parameters"]
 study: str = "small"  # name of the study
 damping: float = 0.1  # added to each layer's curvature, as a multiple of its mean eigenvalue
+target_responses: str = "own"  # own (the model's correct answers) or reference (the data's solutions)
+batch_tokens: int = 4096  # padded tokens per batch of attribution
+factor_gib: float = 2.0  # room for factors under construction, in GiB; less means more passes
 factor_labels: str = "sampled"  # labels of the Fisher factors: sampled (true Fisher) or empirical
-method_examples: int = 40  # training examples that this notebook looks at, and target responses at most
+method_examples: int = 40  # training examples, and target responses at most; 0 leaves the notebook out
 method_dampings: list = [0.001, 0.01, 0.1, 1.0, 10.0, 100.0]  # dampings of the sweep
 refine_dampings: list = [0.1, 100.0]  # dampings at which the EK-FAC direction is refined
 refine_passes: int = 4  # passes over these examples that refine it
@@ -33,13 +36,14 @@ from infra_lib import attributes
 from infra_lib.examples import from_frame
 from infra_lib.influence import response_positions
 from infra_lib.method import convergence, figures, readings, sweeps
-from infra_lib.method.setting import open_setting
+from infra_lib.method.setting import LEFT_OUT, open_setting
 from infra_lib.method.shading import shaded_readings
 from infra_lib.refine import conjugate_gradients, refine
 from infra_lib.stage import open_stage
 
 stage = open_stage("07_method", globals())
 params = stage.params
+on = params.method_examples > 0
 
 # %% [markdown]
 # ## One direction per target
@@ -55,19 +59,31 @@ params = stage.params
 # are all of that subset.
 
 # %%
-answers = stage.read_table("03_finetune_evaluate", "target_answers")
-solved = attributes.correct_responses(from_frame(stage.read_table("01_data", "target")), answers)
-model_record = stage.read_json("03_finetune_evaluate", "models")[0]
-setting = open_setting(
-    stage.runs / model_record["folder"],
-    from_frame(stage.read_table("01_data", "train")),
-    solved[model_record["base_seed"]],
-    examples=params.method_examples,
-    labels=params.factor_labels,
-    seed=params.seed,
-    device=params.device,
-)
-setting.counts()
+if on:
+    answers = stage.read_table("03_finetune_evaluate", "target_answers")
+    problems = from_frame(stage.read_table("01_data", "target"))
+    if params.target_responses == "own":
+        solved = attributes.correct_responses(problems, answers)
+    else:
+        solved = attributes.reference_responses(problems, params.base_seeds)
+    model_record = stage.read_json("03_finetune_evaluate", "models")[0]
+    setting = open_setting(
+        stage.runs / model_record["folder"],
+        from_frame(stage.read_table("01_data", "train")),
+        solved[model_record["base_seed"]],
+        examples=params.method_examples,
+        labels=params.factor_labels,
+        seed=params.seed,
+        device=params.device,
+        max_tokens=params.max_tokens,
+        dtype=params.attribution_dtype(),
+        batch_tokens=params.batch_tokens,
+        memory_bytes=int(params.factor_gib * 2**30),
+    )
+    shown = setting.counts()
+else:
+    shown = stage.write_fragment("readings", LEFT_OUT)
+shown
 
 # %% [markdown]
 # ## Two readings of a token
@@ -87,44 +103,52 @@ setting.counts()
 # *later* tokens, through attention.
 
 # %%
-directions = setting.directions(params.damping)
-loss, position = setting.both_readings(directions)
-tokens = readings.readings_table(setting.train, setting.encoded, loss, position)
-agreement = readings.readings_agreement(tokens, loss, position)
-stage.write_table("readings_agreement", agreement)
-agreement
+if on:
+    directions = setting.directions(params.damping)
+    loss, position = setting.both_readings(directions)
+    tokens = readings.readings_table(setting.train, setting.encoded, loss, position)
+    agreement = readings.readings_agreement(tokens, loss, position)
+    stage.write_table("readings_agreement", agreement)
+    shown = agreement
+shown
 
 # %% [markdown]
-# Below is one training example in both readings, the one that helps the mathematics target most
-# among those of medium length.
+# Below is one training example in both readings, the one that helps the first target most (mathematics,
+# where that is one) among those of medium length.
 
 # %%
-target = "math"
-scores = {name: [rows.sum() for rows in values] for name, values in loss.items()}
-row = readings.most_helpful(setting.encoded, scores[target])
-example = setting.train[row]
-shown = tokens[(tokens["id"] == example.id) & (tokens["target"] == target)]
-share, _ = response_positions(setting.encoded[row], position[target][row])
-stage.write_table("shaded_example", shown)
-stage.write_fragment("readings", shaded_readings(shown, example, target=target, prompt_share=share))
+if on:
+    target = next(iter(loss))
+    scores = {name: [rows.sum() for rows in values] for name, values in loss.items()}
+    row = readings.most_helpful(setting.encoded, scores[target])
+    example = setting.train[row]
+    shaded = tokens[(tokens["id"] == example.id) & (tokens["target"] == target)]
+    share, _ = response_positions(setting.encoded[row], position[target][row])
+    stage.write_table("shaded_example", shaded)
+    shown = stage.write_fragment(
+        "readings", shaded_readings(shaded, example, target=target, prompt_share=share)
+    )
+shown
 
 # %% [markdown]
 # Over all tokens of all examples, the readings go together loosely. On the dotted line they
 # would be equal.
 
 # %%
-stage.write_figure(
-    "readings",
-    figures.readings(tokens),
-    data=tokens[["target", "id", "index", "loss", "position"]],
-    alt="Two-dimensional histogram of token scores in the loss-term and the position reading, one panel per target. "
-    + "; ".join(f"on {r.target} the correlation is {r.pearson:.2f}" for r in agreement.itertuples()),
-    caption="Scores of response tokens in both readings, nats of the target per unit of the example's weight; "
-    + ", ".join(
-        f"{r.target}: Pearson {r.pearson:.2f}, n = {r.tokens:,} tokens" for r in agreement.itertuples()
+if on:
+    shown = stage.write_figure(
+        "readings",
+        figures.readings(tokens),
+        data=tokens[["target", "id", "index", "loss", "position"]],
+        alt="Two-dimensional histogram of token scores in the loss-term and the position reading, one panel per target. "
+        + "; ".join(f"on {r.target} the correlation is {r.pearson:.2f}" for r in agreement.itertuples()),
+        caption="Scores of response tokens in both readings, nats of the target per unit of the example's weight; "
+        + ", ".join(
+            f"{r.target}: Pearson {r.pearson:.2f}, n = {r.tokens:,} tokens" for r in agreement.itertuples()
+        )
+        + f" of {len(setting.train)} examples. The axes span 98 % of the tokens.",
     )
-    + f" of {len(setting.train)} examples. The axes span 98 % of the tokens.",
-)
+shown
 
 # %% [markdown]
 # ### Do the numbers hold?
@@ -134,18 +158,19 @@ stage.write_figure(
 # equal the slow way: one backward pass per token, here for the example shown.
 
 # %%
-slow = readings.backward_scores(setting.model, setting.encoded[row], directions)
-fast = {name: values[row] for name, values in loss.items()}
-checks = {
-    "forward_against_backward": readings.largest_difference(fast, slow),
-    "sums_differ_by": float(agreement["sums_differ_by"].max()),
-    "tokens": int(setting.encoded[row].n_tokens),
-}
-stage.write_json("checks", checks)
-print(
-    f"forward mode against {checks['tokens']} backward passes: {checks['forward_against_backward']:.1e} of the largest score"
-)
-print(f"sums of the two readings: {checks['sums_differ_by']:.1e} of the largest score")
+if on:
+    slow = readings.backward_scores(setting.model, setting.encoded[row], directions)
+    fast = {name: values[row] for name, values in loss.items()}
+    checks = {
+        "forward_against_backward": readings.largest_difference(fast, slow),
+        "sums_differ_by": float(agreement["sums_differ_by"].max()),
+        "tokens": int(setting.encoded[row].n_tokens),
+    }
+    stage.write_json("checks", checks)
+    print(
+        f"forward mode against {checks['tokens']} backward passes: {checks['forward_against_backward']:.1e} of the largest score"
+    )
+    print(f"sums of the two readings: {checks['sums_differ_by']:.1e} of the largest score")
 
 # %% [markdown]
 # ## Refining the curvature
@@ -161,29 +186,32 @@ print(f"sums of the two readings: {checks['sums_differ_by']:.1e} of the largest 
 # system best, which changes no ranking.
 
 # %%
-results = {}
-refined_at = sorted({*params.refine_dampings, params.damping})
-for value in refined_at:
-    system = setting.system(value)
-    results["conjugate gradients", value] = conjugate_gradients(system, iterations=params.refine_passes)
-for value in refined_at:
-    results["minibatches", value] = refine(
-        setting.system(value),
-        iterations=max(1, params.refine_passes * len(setting.train) // params.refine_batch),
-        batch_examples=params.refine_batch,
-        checks=2,
-        seed=params.seed,
+if on:
+    results = {}
+    refined_at = sorted({*params.refine_dampings, params.damping})
+    for value in refined_at:
+        results["conjugate gradients", value] = conjugate_gradients(
+            setting.system(value), iterations=params.refine_passes
+        )
+    for value in refined_at:
+        results["minibatches", value] = refine(
+            setting.system(value),
+            iterations=max(1, params.refine_passes * len(setting.train) // params.refine_batch),
+            batch_examples=params.refine_batch,
+            checks=2,
+            seed=params.seed,
+        )
+    curves = convergence.convergence_table(results, len(setting.train), params.refine_batch)
+    stage.write_table("convergence", curves)
+    shown = stage.write_figure(
+        "convergence",
+        figures.convergence(curves),
+        data=curves,
+        alt="Relative residual of the Gauss–Newton system and gain over EK-FAC against passes over the examples, for conjugate gradients and minibatches, one column per damping. Residuals: "
+        + convergence.convergence_words(curves),
+        caption=f"Refinement at dampings of {' and '.join(f'{v:g}' for v in refined_at)} × mean eigenvalue, {len(setting.train)} examples. Above: residual in the norm of the preconditioner, 0 when solved and 1 for a direction of zero. Below: the target's influence on itself, over that of EK-FAC's rescaled direction; level when solved.",
     )
-curves = convergence.convergence_table(results, len(setting.train), params.refine_batch)
-stage.write_table("convergence", curves)
-stage.write_figure(
-    "convergence",
-    figures.convergence(curves),
-    data=curves,
-    alt="Relative residual of the Gauss–Newton system and gain over EK-FAC against passes over the examples, for conjugate gradients and minibatches, one column per damping. Residuals: "
-    + convergence.convergence_words(curves),
-    caption=f"Refinement at dampings of {' and '.join(f'{v:g}' for v in refined_at)} × mean eigenvalue, {len(setting.train)} examples. Above: residual in the norm of the preconditioner, 0 when solved and 1 for a direction of zero. Below: the target's influence on itself, over that of EK-FAC's rescaled direction; level when solved.",
-)
+shown
 
 # %% [markdown]
 # Small damping is the hard case: the curvature of a few examples has far fewer directions than
@@ -194,21 +222,25 @@ stage.write_figure(
 # of the examples' ranking before and after.
 
 # %%
-scored = sweeps.sweep(
-    setting.model,
-    setting.train,
-    setting.encoded,
-    setting.factors,
-    setting.gradients,
-    damping=params.damping,
-    dampings=sorted({*params.method_dampings, params.damping}),
-    refined={v: r.directions for (solver, v), r in results.items() if solver == "conjugate gradients"},
-    pad_id=setting.pad_id,
-)
-stage.write_table("sweep", scored)
-refinement = convergence.refinement_table(results, scored)
-stage.write_table("refinement", refinement)
-refinement
+if on:
+    scored = sweeps.sweep(
+        setting.model,
+        setting.train,
+        setting.encoded,
+        setting.factors,
+        setting.gradients,
+        damping=params.damping,
+        dampings=sorted({*params.method_dampings, params.damping}),
+        refined={v: r.directions for (solver, v), r in results.items() if solver == "conjugate gradients"},
+        pad_id=setting.pad_id,
+        batch_tokens=setting.batch_tokens,
+        memory_bytes=setting.memory_bytes,
+    )
+    stage.write_table("sweep", scored)
+    refinement = convergence.refinement_table(results, scored)
+    stage.write_table("refinement", refinement)
+    shown = refinement
+shown
 
 # %% [markdown]
 # ## A damping sweep
@@ -218,16 +250,18 @@ refinement
 # and those at the default, dotted.
 
 # %%
-by_damping = sweeps.damping_agreement(scored, params.damping)
-stage.write_table("damping_agreement", by_damping)
-stage.write_figure(
-    "damping_sweep",
-    figures.damping_sweep(by_damping, damping=params.damping),
-    data=by_damping,
-    alt="Spearman correlation of example scores with those at the default damping, against the damping, for EK-FAC, KFAC and the diagonal; "
-    f"the lowest is {by_damping['spearman'].min():.2f}.",
-    caption=f"Agreement of rankings with the default damping ({params.damping:g} × mean eigenvalue, dotted); n = {len(setting.train)} examples.",
-)
+if on:
+    by_damping = sweeps.damping_agreement(scored, params.damping)
+    stage.write_table("damping_agreement", by_damping)
+    shown = stage.write_figure(
+        "damping_sweep",
+        figures.damping_sweep(by_damping, damping=params.damping),
+        data=by_damping,
+        alt="Spearman correlation of example scores with those at the default damping, against the damping, for EK-FAC, KFAC and the diagonal; "
+        f"the lowest is {by_damping['spearman'].min():.2f}.",
+        caption=f"Agreement of rankings with the default damping ({params.damping:g} × mean eigenvalue, dotted); n = {len(setting.train)} examples.",
+    )
+shown
 
 # %% [markdown]
 # ## Methods beside each other
@@ -237,30 +271,33 @@ stage.write_figure(
 # cosine.
 
 # %%
-between = sweeps.method_agreement(scored, params.damping)
-stage.write_table("method_agreement", between)
-stage.write_figure(
-    "method_agreement",
-    figures.method_heatmap(between),
-    data=between,
-    alt="Heat map of Spearman correlations between the rankings of six methods, one panel per target. "
-    + sweeps.agreement_words(between),
-    caption=f"Spearman's correlation between methods' scores of the same n = {len(setting.train)} examples.",
-)
+if on:
+    between = sweeps.method_agreement(scored, params.damping)
+    stage.write_table("method_agreement", between)
+    shown = stage.write_figure(
+        "method_agreement",
+        figures.method_heatmap(between),
+        data=between,
+        alt="Heat map of Spearman correlations between the rankings of six methods, one panel per target. "
+        + sweeps.agreement_words(between),
+        caption=f"Spearman's correlation between methods' scores of the same n = {len(setting.train)} examples.",
+    )
+shown
 
 # %% [markdown]
 # Agreement is not accuracy: which ranking predicts what training on the data does is a
 # question that only training again can answer.
 
 # %%
-pairs = between[(between["first"] == "ekfac") & (between["second"].isin(["refined", "gradcos"]))]
-stage.write_summary(
-    [
-        f"forward mode against one backward pass per token: {checks['forward_against_backward']:.1e} of the largest score",
-        *(
-            f"ranking on {r.target}, EK-FAC against {figures.METHOD_NAMES[r.second]}: Spearman {r.spearman:+.2f} (n = {r.n})"
-            for r in pairs.itertuples()
-        ),
-    ]
-)
+if on:
+    pairs = between[(between["first"] == "ekfac") & (between["second"].isin(["refined", "gradcos"]))]
+    stage.write_summary(
+        [
+            f"forward mode against one backward pass per token: {checks['forward_against_backward']:.1e} of the largest score",
+            *(
+                f"ranking on {r.target}, EK-FAC against {figures.METHOD_NAMES[r.second]}: Spearman {r.spearman:+.2f} (n = {r.n})"
+                for r in pairs.itertuples()
+            ),
+        ]
+    )
 stage.close()

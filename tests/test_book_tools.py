@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import pytest
 from infra_lib.checksums import write_manifest
 from infra_lib.claims import measure_claims
 from infra_lib.files import write_json, write_sealed
+from infra_lib.method.setting import LEFT_OUT
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -224,3 +227,29 @@ def test_launched_notebooks_begin_by_fetching_the_project() -> None:
     assert "'https://example.org/a/b'" in source
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")  # elsewhere it does nothing
+
+
+@pytest.mark.parametrize("left_out", [True, False])
+def test_a_figure_that_a_study_leaves_out_is_numbered_and_says_so(tmp_path, root, left_out) -> None:
+    pages, tables = tmp_path / "book", tmp_path / "book" / "results" / "tables" / "07_method"
+    tables.mkdir(parents=True)
+    if left_out:
+        (tables / "readings.md").write_text(LEFT_OUT + "\n")
+    directive = "```{build-figure} 07_method/readings\n:name: fig-tokens\n```\n"
+    (pages / "index.md").write_text(f"# Tokens\n\n{directive}\nSee {{numref}}`fig-tokens`.\n")
+    settings = ["extensions=myst_parser,build_figures", "numfig=1", "exclude_patterns=results/**"]
+    options = [word for setting in settings for word in ("-D", setting)]
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-C", "-W", "-q", *options, str(pages), str(tmp_path / "html")],
+        env={**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'book' / '_ext'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if not left_out:
+        assert "no figure 07_method/readings in results" in done.stderr
+        return
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "html" / "index.html").read_text()
+    assert "This study leaves the method notebook out (method_examples: 0)." in page
+    assert re.search(r'href="#fig-tokens"><span class="std std-numref">Fig\. 1', page)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import tiny_qwen2
+from typer.testing import CliRunner
 
+from infra_lib.cli import app
 from infra_lib.errors import ModelError, ParameterError
+from infra_lib.files import write_sealed
 from infra_lib.finetune import FinetuneConfig, WeightedTrainer, check_weights, finetune
 from infra_lib.finetune.batches import Collator, MicroBatches, Rows
-from infra_lib.models import encode
+from infra_lib.models import check_model_folder, encode
+from infra_lib.verify import verify_folder
 
 CONFIG = FinetuneConfig(epochs=2, batch_size=8, learning_rate=1e-2)
 
@@ -160,6 +165,52 @@ def test_finished_run_is_read_back_unless_something_changed(
     (folder / "model.safetensors").write_bytes(b"torn")
     finetune(model_folder, splits.train, CONFIG, seed=0, folder=folder, progress=False)
     assert json.loads((folder / "run.json").read_text())["files"] == record["files"]
+
+
+@pytest.mark.reliability(kind="fault", title="one byte of each file of a fine-tuned model changed")
+def test_a_changed_byte_of_a_model_is_found_before_it_is_used(
+    model_folder, splits, tmp_path, record_property
+) -> None:
+    folder = finetune(model_folder, splits.train, CONFIG, seed=0, folder=tmp_path / "a", progress=False)
+    command = ["verify", "--folder", str(folder)]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    for path in paths:
+        before = path.read_bytes()
+        path.write_bytes(before[:-9] + bytes([before[-9] ^ 1]) + before[-8:])
+        with pytest.raises(ModelError, match="changed since"):
+            check_model_folder(folder)
+        found = CliRunner().invoke(app, command)
+        assert found.exit_code == 1
+        assert path.name in found.output
+        path.write_bytes(before)
+    check_model_folder(folder)
+    record_property("inputs", len(paths))
+    record_property("outcome", "infra verify --folder names it, and the model is not loaded")
+
+
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [
+        ({"/dev/zero": "x"}, "files must give digests"),
+        ({"../x": "x"}, "files must give"),
+        ([], "files must give"),
+    ],
+)
+@pytest.mark.reliability(kind="bad input", title="a model's record that names files elsewhere")
+def test_a_record_that_leads_out_of_its_folder_is_refused(model_folder, tmp_path, files, problem) -> None:
+    shutil.copytree(model_folder, tmp_path / "m")
+    write_sealed(tmp_path / "m" / "run.json", {"files": files})
+    with pytest.raises(ModelError, match=problem):
+        check_model_folder(tmp_path / "m")
+    (tmp_path / "m" / "run.json").write_text('{"of": "another program"}')
+    check_model_folder(tmp_path / "m")
+
+
+@pytest.mark.reliability(kind="bad input", title="a folder to verify that no command wrote")
+def test_a_folder_of_nobody_is_named(tmp_path) -> None:
+    with pytest.raises(ParameterError, match=r"parameter --folder is .* a folder with one of provenance"):
+        verify_folder(tmp_path)
 
 
 def test_training_lowers_the_loss(model_folder, splits, tmp_path) -> None:

@@ -13,6 +13,8 @@ import torch
 
 from infra_lib import packaged
 from infra_lib.errors import ModelError, ParameterError
+from infra_lib.models import check_model_folder
+from infra_lib.verify import verify_folder
 
 gguf = pytest.importorskip("gguf", reason="gguf is not installed (pip install -e '.[smollm2]')")
 
@@ -148,6 +150,9 @@ def test_a_damaged_conversion_is_made_again(shipped) -> None:
     body[-1] ^= 1
     weights.write_bytes(bytes(body))
     assert not packaged.is_whole(folder, model)
+    with pytest.raises(ModelError, match="changed since the model was made"):
+        check_model_folder(folder)
+    assert verify_folder(folder).problems
     packaged.convert("tiny", folder)
     assert packaged.is_whole(folder, model)
     assert taken == ["tiny", "tiny"]

@@ -15,13 +15,15 @@ from typer.testing import CliRunner
 from infra_lib.cli import app
 from infra_lib.errors import ParameterError
 from infra_lib.finetune import FinetuneConfig
-from infra_lib.plan.estimate import Architecture, Choices, Plan
+from infra_lib.method.sweeps import directions_of_target
+from infra_lib.plan.estimate import Choices, Plan, Step
 from infra_lib.plan.fit import fitted
 from infra_lib.plan.hardware import Machine, gpu_machine, parse_size
+from infra_lib.plan.passes import Architecture
 from infra_lib.plan.record import compute, plans_table
 from infra_lib.plan.report import find_config, known_config, known_names, plan_study
 from infra_lib.plan.trace import meta_model, trace
-from infra_lib.plan.workload import Lengths, Workload, workload
+from infra_lib.plan.workload import Lengths, MethodWork, Workload, workload
 from infra_lib.study import load_study, make_study
 from infra_lib.tables import escape
 
@@ -249,6 +251,122 @@ def test_estimated_peaks_lie_within_a_fifth_of_measured_ones(step: str) -> None:
     assert expected == pytest.approx(json.loads(done.stdout), rel=0.2)
 
 
+SHALLOW = small_config(hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=4)
+METHOD_WORK = MethodWork(examples=4, responses=2, directions=9, refined=2, passes=2, batch=4)
+METHOD = """
+import gc, json, sys
+import torch
+from transformers import AutoModelForCausalLM, Qwen2Config
+from infra_lib.curvature import fit_factors
+from infra_lib.examples import Example
+from infra_lib.influence import target_gradient
+from infra_lib.method.setting import Setting
+from infra_lib.method.sweeps import sweep
+from infra_lib.models import Encoded
+from infra_lib.refine import conjugate_gradients, refine
+step, sizes, budget = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
+torch.set_num_threads(1)
+torch.manual_seed(0)
+model = AutoModelForCausalLM.from_config(Qwen2Config(**sizes), attn_implementation="eager").eval()
+def rows(count, length):
+    mask = torch.zeros(length, dtype=torch.bool)
+    mask[length // 4:] = True
+    offsets = tuple((i, i + 1) for i in range(int(mask.sum())))
+    return [Encoded(f"{i}", torch.randint(4000, (length,)), mask, offsets) for i in range(count)]
+def memory(field):
+    with open("/proc/self/status") as lines:
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
+data = rows(4, 128)
+examples = [Example(row.id, "math", "p", "r") for row in data]
+factors = fit_factors(model, data, batch_tokens=512, diagonal=True, progress=False)
+gradients = {t: target_gradient(model, list(factors.layers), rows(1, 16)) for t in ("a", "b")}
+setting = Setting(model, examples, data, {}, factors, gradients, 0, 512, budget)
+directions = setting.directions(0.1)
+# Before its sweep the notebook has what two solvers found at two dampings.
+found = [setting.directions(0.1) for _ in range(4 if step == "sweep" else 0)]
+def run(setting):
+    results = []
+    if step == "refine":
+        for damping in (0.1, 1.0):
+            results.append(conjugate_gradients(setting.system(damping), iterations=2, progress=False))
+        for damping in (0.1, 1.0):
+            options = {"iterations": 2, "batch_examples": 4, "checks": 2, "progress": False}
+            results.append(refine(setting.system(damping), **options))
+    else:
+        refined = {0.1: found[0], 1.0: found[1]}
+        options = {"damping": 0.1, "dampings": [0.1, 1.0], "refined": refined}
+        sweep(
+            model, examples, data, factors, gradients, batch_tokens=512, memory_bytes=budget, **options
+        )
+held = sum(p.numel() * 4 for p in model.parameters())
+for layer in factors.layers.values():
+    held += sum(t.numel() * 4 for t in vars(layer).values() if isinstance(t, torch.Tensor))
+for stack in (gradients, directions, *found):
+    held += sum(t.numel() * 4 for direction in stack.values() for t in direction.values())
+gc.collect()
+with open("/proc/self/clear_refs", "w") as stream:
+    stream.write("5")
+base = memory("VmRSS:")
+run(setting)
+print(json.dumps(memory("VmHWM:") - base + held))
+"""
+
+
+@pytest.mark.parametrize("step", ["refine", "sweep"])
+def test_estimated_peaks_of_the_method_notebook_lie_within_a_fifth_of_measured_ones(step: str) -> None:
+    config = SHALLOW
+    keys = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    sizes = {key: getattr(config, key) for key in (*keys, "num_key_value_heads")}
+    budget = 2**27
+    work = replace(WORK, lengths=Lengths(32, 96, 128), method=METHOD_WORK)
+    machine = replace(ON_CPU, memory_bytes=64 * 2**30)
+    choices = Choices(batch_tokens=512, factor_bytes=budget)
+    steps = Plan(Architecture(config), work, machine, choices).steps()
+    expected = next(s.peak_bytes for s in steps if (s.notebook, s.what) == ("07_method", step))
+    done = subprocess.run(
+        [sys.executable, "-c", METHOD, step, json.dumps(sizes), str(budget)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert expected == pytest.approx(json.loads(done.stdout), rel=0.2)
+
+
+def test_the_method_notebook_is_counted_as_it_works_and_can_be_left_out() -> None:
+    values = {"train_examples": 100, "method_examples": 8, "damping": 0.1, "refine_passes": 3}
+    dampings = {"method_dampings": [0.01, 1.0], "refine_dampings": [0.1, 5.0], "refine_batch": 4}
+    lengths = Lengths(prompt=50, response=50, longest=128)
+    work = workload(make_study(values | dampings), lengths)
+    # Four dampings of three methods, plain gradients, and two refined.
+    assert work.method == MethodWork(8, 16, 3 * 4 + 1 + 2, 2, 3, 4)
+    assert directions_of_target(4, 2) == work.method.directions
+    named = {s.what for s in replace(plan(small_config()), work=work).steps() if s.notebook == "07_method"}
+    assert named == {"fit factors", "score", "refine", "sweep"}
+    left_out = workload(make_study({"method_examples": 0}), lengths)
+    assert left_out.method is None
+    assert "07_method" not in {s.notebook for s in replace(plan(small_config()), work=left_out).steps()}
+
+
+def test_a_method_notebook_that_cannot_fit_is_refused_with_how_to_leave_it_out() -> None:
+    work = replace(WORK, train=4, method=METHOD_WORK)
+    whole = replace(plan(SHALLOW, factor_bytes=2**27), work=work)
+
+    def largest(of: Plan) -> Step:
+        return max(of.steps(), key=lambda step: step.peak_bytes)
+
+    assert (largest(whole).notebook, largest(whole).what) == ("07_method", "refine")
+    tight = replace(whole.machine, memory_bytes=largest(whole).peak_bytes - 1)
+    less, changes = fitted(replace(whole, machine=tight))
+    assert changes == ["attribution with 2048 tokens a batch, not 4096"]
+    least = replace(less, choices=replace(less.choices, batch_tokens=work.lengths.longest))
+    tight = replace(whole.machine, memory_bytes=largest(least).peak_bytes - 1)
+    with pytest.raises(ParameterError, match=r"for 07_method, refine; or leave .* \(method_examples: 0\)"):
+        fitted(replace(least, machine=tight))
+    fitted(replace(least, machine=tight, work=replace(work, method=None)))
+
+
 def test_what_does_not_fit_is_made_to_fit_and_says_how() -> None:
     config = FinetuneConfig(batch_size=16)
     roomy, changes = fitted(plan(small_config(), finetune=config))
@@ -300,7 +418,10 @@ def test_sizes_are_read(text: str, size: int) -> None:
         (["--gpus", "1", "--gpu", "h101"], "'h100' (did you mean that?)"),
         (["--study", "papre"], "'paper' (did you mean that?)"),
         (["--study", "custom"], "parameter train_sources is 'data/train.jsonl'"),
-        (["-p", "base_model=nobody/nothing", "-p", "base_seeds=[0]"], "no configuration of nobody/nothing"),
+        (
+            ["-p", "base_model=nobody/nothing", "-p", "base_seeds=[0]"],
+            "nobody/nothing is not in the local cache and the hub cannot be reached",
+        ),
     ],
 )
 def test_bad_input_is_named(arguments, words, root, monkeypatch) -> None:

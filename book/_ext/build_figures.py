@@ -1,14 +1,16 @@
 """Sphinx extension: figures of the build with a number, and under each the way back to what made it.
 
 ``{build-figure} 06_summary/headline`` shows a figure that a notebook wrote, numbered, so that text can
-refer to it with ``numref``. Every figure, also one that a notebook shows, gets a line of links:
-its data, its pictures, its notebook, the function that drew it and the results file behind it.
+refer to it with ``numref``. Where the study leaves the figure out, the notebook writes a fragment of that
+name that says so, and it stands in the figure's place. Every figure, also one that a notebook shows, gets a
+line of links: its data, its pictures, its notebook, the function that drew it and the results file behind it.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from html import unescape
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,11 +42,11 @@ class BuildFigure(SphinxDirective):
     option_spec: ClassVar[dict[str, Any]] = {"name": directives.unchanged}
 
     def run(self) -> list[nodes.Node]:
-        """Return the figure, or a warning that names it where the build has none of that name."""
+        """Return the figure, what stands for it, or a warning that names it."""
         asked = self.arguments[0]
         found = [r for r in self.env.infra_figures.values() if f"{r['stage']}/{r['name']}" == asked]
         if not found:
-            return [self.state.document.reporter.warning(f"no figure {asked} in results", line=self.lineno)]
+            return [self._left_out(asked)]
         record = found[0]
         path = Path(self.env.srcdir) / "results" / "figures" / record["stage"] / f"{record['name']}.md"
         self.env.note_dependency(str(path))
@@ -57,6 +59,20 @@ class BuildFigure(SphinxDirective):
         self.set_source_info(figure)
         self.add_name(figure)
         return [figure, links(record, self.env)]
+
+    def _left_out(self, asked: str) -> nodes.Node:
+        """Return what the notebook says in place of the figure, numbered like it, or a warning."""
+        path = Path(self.env.srcdir) / "results" / "tables" / f"{asked}.md"
+        if not path.is_file():
+            return self.state.document.reporter.warning(f"no figure {asked} in results", line=self.lineno)
+        self.env.note_dependency(str(path))
+        figure = nodes.figure(classes=["infra-figure"])
+        # A caption without text of its own gets no number.
+        said = unescape(re.sub(r"<[^>]*>", "", path.read_text(encoding="utf-8"))).strip()
+        figure += nodes.caption("", "", nodes.Text(said))
+        self.set_source_info(figure)
+        self.add_name(figure)
+        return figure
 
 
 def links(record: dict[str, Any], env: Any) -> nodes.container:

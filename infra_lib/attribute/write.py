@@ -13,7 +13,7 @@ An example's score is the sum of its sentences' and of its tokens', unless it is
 (:mod:`infra_lib.attribute.normalise`). In the position reading the prompt's positions carry gradient
 too; their share has ``index`` and ``position`` −1 and an empty span, so that the sums still hold.
 
-``provenance.json`` lists the checksums of all of them and carries its own, so that ``infra verify --scores``
+``provenance.json`` lists the checksums of all of them and carries its own, so that ``infra verify --folder``
 and whatever reads the tables later find a changed byte. A later run into the same folder that asks
 the same at other levels keeps what is recorded of the tables that it does not write.
 

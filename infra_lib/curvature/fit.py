@@ -159,18 +159,24 @@ def partitions(
     chosen: Mapping[str, nn.Module], memory_bytes: int, *, diagonal: bool = False
 ) -> list[list[str]]:
     """Return the layers' names in groups whose factors under construction fit ``memory_bytes``."""
-    parts: list[list[str]] = []
-    room = 0
-    for name, module in chosen.items():
-        need = construction_bytes(module, diagonal)
+    needs = {name: construction_bytes(module, diagonal) for name, module in chosen.items()}
+    for name, need in needs.items():
         if need > memory_bytes:
             raise ParameterError("memory_bytes", memory_bytes, f"at least {need} for layer {name} alone")
-        if not parts or need > room:
-            parts.append([])
+    return layer_groups(needs, memory_bytes)
+
+
+def layer_groups(needs: Mapping[str, int], memory_bytes: int) -> list[list[str]]:
+    """Return layers' names, in order, in groups whose bytes fit ``memory_bytes``, or of one layer."""
+    groups: list[list[str]] = []
+    room = 0
+    for name, need in needs.items():
+        if not groups or need > room:
+            groups.append([])
             room = memory_bytes
-        parts[-1].append(name)
+        groups[-1].append(name)
         room -= need
-    return parts
+    return groups
 
 
 def construction_bytes(module: nn.Module, diagonal: bool) -> int:

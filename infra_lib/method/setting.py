@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from infra_lib.curvature import Factors, fit_factors
@@ -18,6 +19,9 @@ from infra_lib.models import Encoded, encode, load_model, load_tokenizer
 from infra_lib.refine import System
 
 TokenScores = dict[str, list[np.ndarray]]
+
+LEFT_OUT = "This study leaves the method notebook out (<code>method_examples: 0</code>)."
+"""What stands on pages in place of its results."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Setting:
     factors: Factors
     gradients: dict[str, Direction]
     pad_id: int
+    batch_tokens: int = 4096
+    memory_bytes: int = 2 * 2**30
 
     def counts(self) -> pd.DataFrame:
         """Return how much of everything the page rests on, in one row."""
@@ -61,7 +67,7 @@ class Setting:
 
     def both_readings(self, directions: Mapping[str, Direction]) -> tuple[TokenScores, TokenScores]:
         """Return the loss-term and the position scores of every token."""
-        options: dict[str, Any] = {"pad_id": self.pad_id}
+        options: dict[str, Any] = {"pad_id": self.pad_id, "batch_tokens": self.batch_tokens}
         return (
             token_scores(self.model, self.encoded, directions, **options),
             position_scores(self.model, self.encoded, directions, **options),
@@ -70,7 +76,13 @@ class Setting:
     def system(self, damping: float) -> System:
         """Return the Gauss–Newton system of the subset."""
         return System(
-            self.model, self.encoded, self.factors, self.gradients, damping=damping, pad_id=self.pad_id
+            self.model,
+            self.encoded,
+            self.factors,
+            self.gradients,
+            damping=damping,
+            pad_id=self.pad_id,
+            batch_tokens=self.batch_tokens,
         )
 
 
@@ -83,6 +95,10 @@ def open_setting(
     labels: str = "sampled",
     seed: int = 0,
     device: str = "cpu",
+    max_tokens: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    batch_tokens: int = 4096,
+    memory_bytes: int = 2 * 2**30,
 ) -> Setting:
     """Load a model, draw the subset, fit its curvature and take the targets' gradients.
 
@@ -94,22 +110,28 @@ def open_setting(
         Size of the subset, and the most responses of a target; all are taken where there are fewer.
     seed
         Of the draw and of the sampled labels.
+    max_tokens, dtype, batch_tokens, memory_bytes
+        As in :func:`infra_lib.scoring.attribute`.
     """
-    model, tokenizer = load_model(model_folder, device=device), load_tokenizer(model_folder)
+    model, tokenizer = load_model(model_folder, dtype=dtype, device=device), load_tokenizer(model_folder)
     pad = tokenizer.pad_token_id or 0
+    cut: dict[str, Any] = {"end_token": True, "max_tokens": max_tokens}
+    size: dict[str, Any] = {"pad_id": pad, "batch_tokens": batch_tokens}
     chosen = subset(train, examples, seed)
-    encoded = [encode(tokenizer, example, end_token=True) for example in chosen]
-    factors = fit_factors(model, encoded, pad_id=pad, labels=labels, seed=seed, diagonal=True)
+    encoded = [encode(tokenizer, example, **cut) for example in chosen]
+    factors = fit_factors(
+        model, encoded, labels=labels, seed=seed, diagonal=True, memory_bytes=memory_bytes, **size
+    )
     correct = {
-        name: [encode(tokenizer, example, end_token=True) for example in subset(rows, examples, seed)]
+        name: [encode(tokenizer, example, **cut) for example in subset(rows, examples, seed)]
         for name, rows in sorted(targets.items(), reverse=True)
     }
     names = list(factors.layers)
     gradients: dict[str, Direction] = {
-        name: target_gradient(model, names, rows, pad_id=pad) for name, rows in correct.items()
+        name: target_gradient(model, names, rows, **size) for name, rows in correct.items()
     }
     sizes = {name: len(rows) for name, rows in correct.items()}
-    return Setting(model, chosen, encoded, sizes, factors, gradients, pad)
+    return Setting(model, chosen, encoded, sizes, factors, gradients, pad, batch_tokens, memory_bytes)
 
 
 def subset(examples: Sequence[Example], size: int, seed: int) -> list[Example]:

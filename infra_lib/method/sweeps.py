@@ -10,9 +10,10 @@ import pandas as pd
 import torch
 
 from infra_lib.curvature import METHODS, Factors, captured
+from infra_lib.curvature.fit import layer_groups
 from infra_lib.errors import NumericalError, ParameterError
 from infra_lib.examples import Example
-from infra_lib.influence import Direction, precondition
+from infra_lib.influence import Direction, precondition_all
 from infra_lib.models import Encoded, batches
 from infra_lib.responses import token_log_probs
 
@@ -60,6 +61,11 @@ def scores_along(
     return dict(zip(keys, scores, strict=True)), np.sqrt(squared)
 
 
+def directions_of_target(swept: int, refined: int) -> int:
+    """Return the number of directions of one target in a sweep, at so many dampings."""
+    return 1 + (len(METHODS) - 1) * swept + refined
+
+
 def sweep(
     model: Any,
     train: Sequence[Example],
@@ -72,8 +78,12 @@ def sweep(
     refined: Mapping[float, Mapping[str, Direction]] | None = None,
     pad_id: int = 0,
     batch_tokens: int = 4096,
+    memory_bytes: int = 2 * 2**30,
 ) -> pd.DataFrame:
     """Score examples by each method of the family at each damping, and by the methods without one.
+
+    A score is a sum over layers. They are taken in groups, each in passes of its own, so that the many
+    directions of a group fit ``memory_bytes``; a single layer's may take more.
 
     Parameters
     ----------
@@ -92,18 +102,27 @@ def sweep(
     """
     if not dampings:
         raise ParameterError("dampings", list(dampings), "a non-empty list")
-    directions: dict[Key, Direction] = {}
     refined = refined or {}
     swept = sorted({damping, *dampings, *refined})
-    for target, gradient in gradients.items():
+    scores: dict[Key, np.ndarray] = {}
+    squared = np.zeros(len(encoded))
+    number = len(gradients) * directions_of_target(len(swept), len(refined))
+    # Each is held twice: by itself, and in the stack that scores are taken along.
+    needs = {n: 2 * number * 4 * part.numel() for n, part in next(iter(gradients.values())).items()}
+    for names in layer_groups(needs, memory_bytes):
+        own = {t: {n: gradient[n] for n in names} for t, gradient in gradients.items()}
+        directions: dict[Key, Direction] = {}
         for method in METHODS:
             for value in [damping] if method == "identity" else swept:
-                directions[method, value, target] = precondition(
-                    factors, gradient, damping=value, method=method
-                )
-        for value, found in refined.items():
-            directions["refined", value, target] = found[target]
-    scores, norms = scores_along(model, encoded, directions, pad_id=pad_id, batch_tokens=batch_tokens)
+                found = precondition_all(factors, own, damping=value, method=method)
+                directions |= {(method, value, target): part for target, part in found.items()}
+        for value, finer in refined.items():
+            for target in gradients:
+                directions["refined", value, target] = {n: finer[target][n] for n in names}
+        parts, norms = scores_along(model, encoded, directions, pad_id=pad_id, batch_tokens=batch_tokens)
+        scores = {key: part + scores.get(key, 0.0) for key, part in parts.items()}
+        squared += norms**2
+    norms = np.sqrt(squared)
     for target in gradients:
         # A positive factor per target is left out: the norm of ∇f changes no rank.
         plain = scores["identity", damping, target]

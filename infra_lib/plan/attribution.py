@@ -11,9 +11,10 @@ import torch
 
 from infra_lib.errors import ParameterError
 from infra_lib.models import Encoded
-from infra_lib.plan.estimate import ALLOCATOR, Architecture, Choices, Plan, Step
+from infra_lib.plan.estimate import ALLOCATOR, Choices, Plan, Step
 from infra_lib.plan.fit import fitted
 from infra_lib.plan.hardware import Machine, count, duration, gib, gpu_machine, this_machine
+from infra_lib.plan.passes import Architecture
 from infra_lib.plan.workload import Lengths, Workload
 
 

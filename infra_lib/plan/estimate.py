@@ -18,22 +18,17 @@ Allocators keep more than tensors hold; :data:`ALLOCATOR` stands for that, measu
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 
-from infra_lib.attention import LONG
-from infra_lib.curvature import weight_shape
-from infra_lib.curvature.fit import construction_bytes, partitions
+from infra_lib.curvature.fit import construction_bytes, layer_groups, partitions
 from infra_lib.finetune.config import MIXED, FinetuneConfig
 from infra_lib.finetune.memory import lora_parameters, state_bytes
 from infra_lib.finetune.trainer import CHUNK_ELEMENTS
-from infra_lib.models import linears
 from infra_lib.plan.hardware import Machine, gib
-from infra_lib.plan.trace import Trace, Traced, meta_batch, meta_model
-from infra_lib.plan.workload import Workload
+from infra_lib.plan.passes import Architecture, bytes_of
+from infra_lib.plan.trace import Trace
+from infra_lib.plan.workload import MethodWork, Workload
 from infra_lib.responses import HELD_LOGITS, HELD_LOGITS_CUDA
 
 ALLOCATOR = 1.1
@@ -50,6 +45,15 @@ EIGEN_OPERATIONS, EIGEN_UTILISATION, EIGEN_UTILISATION_GPU = 9.0, 0.1, 0.03
 """Operations of an eigendecomposition of size n in n³, and what part of a product's speed it reaches.
 
 On an H200 it was 0.016 at size 5,632 and 0.04 at 18,944 (``records/gpu``).
+"""
+
+
+CONJUGATE_STACKS, STOCHASTIC_STACKS, STEP_PRODUCTS = 11, 8, 5
+"""Stacks that the solvers of :mod:`infra_lib.refine` hold in a product, and products of a step's size.
+
+Both hold the right side, EK-FAC's solution, what the record keeps (start, residual, image) and the sum of
+the product; conjugate gradients the solution, its residual, the search, its image and its preconditioned
+residual; the stochastic iterations the iterate and their average.
 """
 
 
@@ -102,131 +106,6 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Size:
-    """What a configuration amounts to.
-
-    Attributes
-    ----------
-    parameters, attributed
-        All weights (tied ones once), and those of the layers that attribution covers.
-    layers
-        Number of those layers.
-    factor_bytes
-        Factors of all layers, as they are stored.
-    """
-
-    parameters: int
-    attributed: int
-    layers: int
-    factor_bytes: int
-
-
-class Architecture:
-    """A model's shapes and traced passes, from its configuration alone; plans may share it."""
-
-    def __init__(self, config: Any) -> None:
-        self.config = config
-        whole = meta_model(config, torch.bfloat16)
-        layers: dict[str, nn.Module] = linears(whole, None)
-        self.layers = layers
-        self.shapes = [weight_shape(module) for module in layers.values()]
-        sides = sum(out * out + into * into for out, into in self.shapes)
-        areas = sum(out * into for out, into in self.shapes)
-        self.size = Size(sum(p.numel() for p in whole.parameters()), areas, len(layers), 4 * (sides + areas))
-        self._traced: dict[torch.dtype, Traced] = {}
-
-    def _take(self, dtype: torch.dtype, key: Any, step: Any) -> Trace:
-        if dtype not in self._traced:
-            self._traced[dtype] = Traced(self.config, dtype)
-        return self._traced[dtype].take(key, step)
-
-    def training(self, dtype: torch.dtype, rows: int, width: int, head: int) -> Trace:
-        """Trace a forward and backward pass that trains every weight; its gradients are let go at once.
-
-        They are counted with the rest of a training's state, which holds them from step to step.
-        """
-
-        def drop(parameter: torch.Tensor) -> None:
-            parameter.grad = None
-
-        def step(model: Any) -> None:
-            hooks = [p.register_post_accumulate_grad_hook(drop) for p in model.parameters()]
-            try:
-                torch.autograd.backward(_log_probs(model, {}, rows, width, head).sum())
-            finally:
-                for hook in hooks:
-                    hook.remove()
-
-        return self._take(dtype, ("training", rows, width, head), step)
-
-    def forward_backward(self, dtype: torch.dtype, rows: int, width: int, head: int) -> Trace:
-        """Trace a forward and backward pass with frozen weights; ``head`` positions of a row get logits."""
-
-        def step(model: Any) -> None:
-            model.requires_grad_(False)
-            hook = model.get_input_embeddings().register_forward_hook(
-                lambda _m, _i, output: output.detach().requires_grad_(True)
-            )
-            try:
-                torch.autograd.backward(_log_probs(model, {}, rows, width, head).sum())
-            finally:
-                hook.remove()
-                model.requires_grad_(True)
-
-        return self._take(dtype, ("backward", rows, width, head), step)
-
-    def scoring(self, dtype: torch.dtype, rows: int, width: int, head: int, targets: int) -> Trace:
-        """Trace a forward-mode pass for several targets."""
-
-        def step(model: Any) -> Any:
-            weights = {
-                f"{name}.weight": model.get_parameter(f"{name}.weight").detach()
-                for name in linears(model, None)
-            }
-            tangents = {name: weight.new_empty(targets, *weight.shape) for name, weight in weights.items()}
-
-            def along(values: dict[str, torch.Tensor]) -> torch.Tensor:
-                return _log_probs(model, values, rows, width, head)
-
-            with torch.no_grad():
-                return torch.func.vmap(lambda v: torch.func.jvp(along, (weights,), (v,))[1])(tangents)
-
-        found = self._take(dtype, ("scores", rows, width, head, targets), step)
-        # The directions are made inside the traced step, and the plan counts them.
-        made = targets * self.size.attributed * _width(dtype)
-        return Trace(found.peak_bytes - made, found.flops)
-
-    def fused(self, dtype: torch.dtype, rows: int, width: int, head: int, *, trained: bool = False) -> Trace:
-        """Return a forward and backward pass whose attention is never held as a whole.
-
-        Bytes and operations under eager attention are c + a·T + b·T² in the sequence length T. Three
-        short traces give them; fused attention (SDPA, flash) has the operations and not the T² bytes. Short
-        rows are not worth it and stay eager (:func:`infra_lib.attention.fused_attention`).
-        """
-        passes = self.training if trained else self.forward_backward
-        if width < LONG:
-            return passes(dtype, rows, width, head)
-        part, points = head / width, (256, 512, 768)
-        traces = [passes(dtype, 1, t, max(1, round(t * part))) for t in points]
-        _, slope, constant = np.polyfit(points, [trace.peak_bytes for trace in traces], 2)
-        square, linear, _ = np.polyfit(points, [trace.flops for trace in traces], 2)
-        tokens = rows * width
-        return Trace(int(constant + tokens * slope), int(tokens * (linear + width * square)))
-
-
-def _log_probs(model: Any, values: dict[str, torch.Tensor], rows: int, width: int, head: int) -> torch.Tensor:
-    batch = meta_batch(rows, width)
-    inputs = {**batch.inputs, "use_cache": False, "logits_to_keep": head}
-    logits = torch.func.functional_call(model, values, (), inputs).logits.float()
-    chosen = logits.gather(-1, batch.input_ids[:, :head, None]).squeeze(-1)
-    return chosen - logits.logsumexp(-1)
-
-
-def _width(dtype: torch.dtype) -> int:
-    return torch.finfo(dtype).bits // 8
-
-
-@dataclass(frozen=True)
 class Plan:
     """Estimates for one architecture, workload and machine."""
 
@@ -251,6 +130,8 @@ class Plan:
                 self.finetune(work.arm_runs, "05_reweighting_arms"),
                 self.generate(exam * work.arm_runs, "05_reweighting_arms"),
             ]
+        if work.method:
+            found += self.method(work.method)
         if work.explored:
             found.append(self.explore())
         if work.retrainings:
@@ -260,7 +141,7 @@ class Plan:
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights in attribution and generation."""
-        return self.architecture.size.parameters * _width(self.choices.attribution_dtype)
+        return self.architecture.size.parameters * bytes_of(self.choices.attribution_dtype)
 
     def batch(self) -> tuple[int, int]:
         """Return rows and tokens of attribution's largest batch."""
@@ -289,7 +170,7 @@ class Plan:
         state = state_bytes(size.parameters, settings, trained=adapters, processes=devices)["total"]
         if settings.fsdp:
             # One decoder layer is gathered at a time.
-            state += size.parameters // self.architecture.config.num_hidden_layers * _width(dtype)
+            state += size.parameters // self.architecture.config.num_hidden_layers * bytes_of(dtype)
         elif low:
             state += 2 * size.parameters
         # Adapters see the inputs of their layers as all weights do, and their own products are few.
@@ -298,12 +179,12 @@ class Plan:
         # Logits, shifted to a copy, and the gradients of both; in float32, piece by piece, their
         # log-softmax, its gradient and what they are taken of.
         logits = rows * width * self.architecture.config.vocab_size
-        head = 4 * logits * _width(dtype) + 3 * 4 * min(logits, CHUNK_ELEMENTS)
+        head = 4 * logits * bytes_of(dtype) + 3 * 4 * min(logits, CHUNK_ELEMENTS)
         activations, flops = body, found.flops / (rows * width)
         if settings.gradient_checkpointing:
             # The inputs of all layers are kept, and the inside of one.
             layers, hidden = self.architecture.config.num_hidden_layers, self.architecture.config.hidden_size
-            activations = activations // layers + rows * width * hidden * layers * _width(dtype)
+            activations = activations // layers + rows * width * hidden * layers * bytes_of(dtype)
             flops *= 4 / 3
         flops *= self.work.train_tokens * self.work.epochs * runs
         notes = [f"{runs} run{'s' if runs > 1 else ''}, {rows} × {width} tokens on a device"]
@@ -329,7 +210,7 @@ class Plan:
 
     def generate(self, answers: int, notebook: str) -> Step:
         """Return generation: a step of decoding reads the weights once and each answer's cache."""
-        config, width = self.architecture.config, _width(self.choices.attribution_dtype)
+        config, width = self.architecture.config, bytes_of(self.choices.attribution_dtype)
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         each = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         length = self.work.lengths.prompt + self.work.answer_tokens
@@ -349,18 +230,18 @@ class Plan:
             note=f"{answers:,} answers, {side_by_side} side by side",
         )
 
-    def fit(self) -> Step:
+    def fit(self, *, diagonal: bool = False) -> Step:
         """Return the fit of the factors: every part passes over the training set twice."""
         dtype, (rows, width), head = self.choices.attribution_dtype, self.batch(), self.head()
         # The head is met in slices: the graph is that of the layers below it.
         found = self.architecture.fused(dtype, rows, width, 1)
         layers, work = self.architecture.layers, self.work
-        largest = max(construction_bytes(module, False) for module in layers.values())
+        largest = max(construction_bytes(module, diagonal) for module in layers.values())
         budget = max(largest, self.choices.factor_bytes)
-        parts = partitions(layers, budget)
+        parts = partitions(layers, budget, diagonal=diagonal)
         # What the factors of a part leave of the budget keeps rows of the first pass for the second.
         rows_bytes = 4 * work.train_tokens * sum(map(sum, self.architecture.shapes)) // len(parts)
-        held = max(sum(construction_bytes(layers[name], False) for name in part) for part in parts)
+        held = max(sum(construction_bytes(layers[name], diagonal) for name in part) for part in parts)
         construction = min(budget, held + rows_bytes)
         tokens = work.train_tokens * work.models
         shapes = self.architecture.shapes
@@ -389,7 +270,7 @@ class Plan:
         at_once = min(self.work.targets, self.choices.targets_at_once)
         found = self.architecture.scoring(dtype, rows, width, 1, at_once)
         # Directions, and their stack as the tangents of one pass.
-        directions = 2 * at_once * self.architecture.size.attributed * _width(dtype)
+        directions = 2 * at_once * self.architecture.size.attributed * bytes_of(dtype)
         tokens = self.work.train_tokens * self.work.models * -(-self.work.targets // at_once)
         return Step(
             "04_example_influence",
@@ -404,11 +285,11 @@ class Plan:
         dtype, (rows, width), head = self.choices.attribution_dtype, self.batch(), self.head()
         at_once = min(self.work.targets, self.choices.targets_at_once)
         found = self.architecture.fused(dtype, rows, width, 1)
-        directions = at_once * self.architecture.size.attributed * _width(dtype)
+        directions = at_once * self.architecture.size.attributed * bytes_of(dtype)
         # The inputs of every layer, which are kept until the backward pass meets it.
-        seen = rows * width * sum(into for _, into in self.architecture.shapes) * _width(dtype)
+        seen = rows * width * sum(into for _, into in self.architecture.shapes) * bytes_of(dtype)
         # What a layer's directions make of its inputs, and that times its gradients.
-        seen += 2 * rows * width * max(out for out, _ in self.architecture.shapes) * _width(dtype)
+        seen += 2 * rows * width * max(out for out, _ in self.architecture.shapes) * bytes_of(dtype)
         tokens = self.work.train_tokens * self.work.models * -(-self.work.targets // at_once)
         return Step(
             "04_example_influence",
@@ -417,6 +298,120 @@ class Plan:
             self.machine.seconds((found.flops / (rows * width) + head.flops) * tokens, dtype),
             note=f"one backward pass, {rows} × {width} tokens a batch",
         )
+
+    def method(self, asked: MethodWork) -> list[Step]:
+        """Return the steps of notebook 07, which works on one device, for all targets at once.
+
+        Its factors and directions stay in memory, in float32; passes see eager attention.
+        """
+        work, size, dtype = self.work, self.architecture.size, self.choices.attribution_dtype
+        plan = replace(
+            self,
+            work=replace(work, train=asked.examples, models=1),
+            machine=replace(self.machine, devices=1),
+            choices=replace(self.choices, targets_at_once=work.targets),
+        )
+        rows, width = self.batch()
+        one = self.architecture.fused(dtype, rows, width, 1)
+        each = one.flops / (rows * width) + self.head().flops
+        tokens, length = plan.work.train_tokens, work.lengths.prompt + work.lengths.response
+        stack = 4 * work.targets * size.attributed  # a direction of every target
+        factors = size.factor_bytes + 4 * size.attributed  # and the diagonal
+        held = self.weight_bytes + factors + stack
+
+        def step(what: str, like: Step, more: float, seconds: float, note: str) -> Step:
+            peak = like.peak_bytes + _resident(more)
+            return Step("07_method", what, peak, like.seconds + seconds, note=note, parts=like.parts)
+
+        # Gradients of the layers' weights cost half as much again as those of activations alone.
+        gradients = plan.machine.seconds(1.5 * each * asked.responses * length, dtype)
+        fit = plan.fit(diagonal=True)
+        return [
+            step("fit factors", fit, factors, gradients, f"of {asked.examples} examples; {fit.note}"),
+            self._readings(plan, factors + stack),
+            self._refinement(plan, asked, held + stack),
+            self._sweep(plan, asked, held + (1 + 2 * asked.refined) * stack, each * tokens),
+        ]
+
+    @staticmethod
+    def _readings(plan: Plan, held: float) -> Step:
+        """Return both readings of the tokens of notebook 07, and a backward pass per token of an example."""
+        loss, position = plan.score(), plan.score_positions()
+        dtype, (rows, width) = plan.choices.attribution_dtype, plan.batch()
+        example = plan.work.lengths.prompt + plan.work.lengths.response
+        # Every pass is of the whole example, forward once.
+        one = plan.architecture.forward_backward(dtype, rows, width, width).flops / (rows * width)
+        slow = plan.machine.seconds(one * example * plan.work.lengths.response, dtype)
+        return Step(
+            "07_method",
+            "score",
+            max(loss.peak_bytes, position.peak_bytes) + _resident(held),
+            loss.seconds + position.seconds + slow,
+            note=f"two readings, and {plan.work.lengths.response:,} backward passes; {loss.note}",
+        )
+
+    @staticmethod
+    def _refinement(plan: Plan, asked: MethodWork, held: float) -> Step:
+        """Return notebook 07's solutions of the Gauss–Newton system, by two solvers at every damping."""
+        size, work, dtype = plan.architecture.size, plan.work, plan.choices.attribution_dtype
+        rows, width = plan.batch()
+        share = work.lengths.response / (work.lengths.prompt + work.lengths.response)
+        found = plan.architecture.products(dtype, rows, width, max(1, round(width * share)), work.targets)
+        stack = 4 * work.targets * size.attributed
+        # The product's tangents, where weights have another type.
+        tangents = 0 if dtype == torch.float32 else work.targets * size.attributed * bytes_of(dtype)
+        # What a solver holds in a product beside its result, and the solutions before it, that are kept.
+        solvers = max(CONJUGATE_STACKS + asked.refined - 1, STOCHASTIC_STACKS + 2 * asked.refined - 1)
+        batch = min(asked.batch, asked.examples)
+        turns = max(1, asked.passes * asked.examples // asked.batch)
+        # Conjugate gradients: the start and every pass. Minibatches: the start, two checks, the step's size.
+        examples = asked.refined * (
+            (1 + asked.passes) * asked.examples + 3 * asked.examples + (STEP_PRODUCTS + turns) * batch
+        )
+        turned = asked.refined * (3 + 2 * asked.passes + 5 + STEP_PRODUCTS + turns)
+        plural = "s" if asked.refined > 1 else ""
+        per_token = found.flops / (rows * width)
+        seconds = plan.machine.seconds(per_token * examples * work.train_tokens / work.train, dtype)
+        seconds += plan.machine.seconds(turned * work.targets * plan.turning(), torch.float32)
+        return Step(
+            "07_method",
+            "refine",
+            _resident(held + tangents + solvers * stack + found.peak_bytes),
+            seconds,
+            note=f"{asked.refined} damping{plural} by two solvers, {rows} × {width} tokens a batch",
+        )
+
+    @staticmethod
+    def _sweep(plan: Plan, asked: MethodWork, held: float, flops: float) -> Step:
+        """Return notebook 07's scores along all directions, layers in groups that fit the factors' budget."""
+        work, dtype = plan.work, plan.choices.attribution_dtype
+        rows, width = plan.batch()
+        number = work.targets * asked.directions
+        needs = {
+            f"{k}": 2 * number * 4 * out * into for k, (out, into) in enumerate(plan.architecture.shapes)
+        }
+        groups = layer_groups(needs, plan.choices.factor_bytes)
+        share = work.lengths.response / (work.lengths.prompt + work.lengths.response)
+        found = plan.architecture.forward_backward(dtype, rows, width, max(1, round(width * share)))
+        shapes = plan.architecture.shapes
+        largest = max(groups, key=lambda group: sum(needs[name] for name in group))
+        # Inputs and gradients of a group's layers, in the model's type.
+        seen = rows * width * sum(sum(shapes[int(name)]) for name in largest) * bytes_of(dtype)
+        # A layer's gradients of every example of a batch.
+        own = 4 * rows * max(out * into for out, into in shapes)
+        seconds = plan.machine.seconds(flops * len(groups), dtype)
+        seconds += plan.machine.seconds(number * plan.turning() * 2 / 3, torch.float32)
+        return Step(
+            "07_method",
+            "sweep",
+            _resident(held + sum(needs[name] for name in largest) + found.peak_bytes + seen + own),
+            seconds,
+            note=f"{number} directions, layers in {len(groups)} group{'s' if len(groups) > 1 else ''}",
+        )
+
+    def turning(self) -> float:
+        """Return the operations that precondition one direction: into the eigenbasis and back."""
+        return sum(4.0 * (out * out * into + out * into * into) for out, into in self.architecture.shapes)
 
     def explore(self) -> Step:
         """Return the scores of notebook 08: one model, several methods, both readings of a token."""
@@ -427,7 +422,7 @@ class Plan:
         rows = max(1, 2 * rows // max(2, at_once))
         found = self.architecture.scoring(dtype, rows, width, 1, at_once)
         # All directions are kept, and those of a pass are stacked.
-        directions = (asked + at_once) * self.architecture.size.attributed * _width(dtype)
+        directions = (asked + at_once) * self.architecture.size.attributed * bytes_of(dtype)
         tokens = self.work.train_tokens * self.work.explored / self.work.train
         passes = 2 * -(-asked // at_once)
         return Step(

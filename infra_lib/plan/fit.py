@@ -43,7 +43,7 @@ def _next_change(plan: Plan, step: Step) -> tuple[str, Plan] | None:
         return changed(words, finetune=replace(settings, **values))
 
     longest = plan.work.lengths.longest
-    if step.what in ("fit factors", "score"):
+    if step.what in ("fit factors", "score", "score positions", "refine", "sweep"):
         if now.batch_tokens > longest:
             less = max(longest, now.batch_tokens // 2)
             return changed(
@@ -54,7 +54,8 @@ def _next_change(plan: Plan, step: Step) -> tuple[str, Plan] | None:
             return changed(f"factors within {gib(less)}, in more parts", factor_bytes=less)
         if step.notebook == "08_explorer" and now.explorer_directions > 1:
             return changed("the explorer's directions one at a time", explorer_directions=1)
-        if step.what == "score" and now.targets_at_once > 1:
+        # Notebook 07 scores all targets at once.
+        if step.what == "score" and step.notebook != "07_method" and now.targets_at_once > 1:
             return changed("scores of one target at a time", targets_at_once=1)
     if step.what == "fine-tune":
         devices = plan.machine.devices
@@ -75,5 +76,7 @@ def _what_would(plan: Plan, step: Step) -> str:
     text = f"{gib(step.peak_bytes)} or more for {step.notebook}, {step.what}"
     if step.what == "fine-tune":
         return f"{text}; with more devices each holds less (--gpus)"
+    if step.notebook == "07_method":
+        return f"{text}; or leave that notebook out (method_examples: 0)"
     lengths = plan.work.lengths.longest
     return f"{text}; sequences cut shorter than {lengths} tokens (max_tokens) or a smaller model need less"

@@ -12,10 +12,10 @@ import torch
 from transformers import AutoConfig
 
 from infra_lib.errors import ModelError
-from infra_lib.models import model_config
-from infra_lib.plan.estimate import Architecture, Choices, Plan, Size, Step
+from infra_lib.plan.estimate import Choices, Plan, Step
 from infra_lib.plan.fit import fitted
 from infra_lib.plan.hardware import Machine, count, duration, gib
+from infra_lib.plan.passes import Architecture, Size
 from infra_lib.plan.workload import Lengths, Workload, expected_lengths, workload
 from infra_lib.pretrained import readable_config
 from infra_lib.study import Study
@@ -141,13 +141,9 @@ def find_config(study: Study, root: Path) -> tuple[str, Any]:
     if known in ("smollm2", "smollm2-135m"):
         return source, known_config("smollm2-135m")
     try:
-        return source, model_config(source)
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise ModelError(
-            f"no configuration of {source}: it is no local folder, none of {', '.join(known_names())}, "
-            f"and the hub gave none ({reason})"
-        ) from None
+        return source, readable_config(source)
+    except ModelError as error:
+        raise ModelError(f"{error}; known without the hub: {', '.join(known_names())}") from None
 
 
 def known_names() -> list[str]:

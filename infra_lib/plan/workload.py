@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra_lib.curvature import METHODS
 from infra_lib.errors import ParameterError
 from infra_lib.study import Study
 
@@ -17,6 +18,30 @@ class Lengths:
     prompt: int
     response: int
     longest: int
+
+
+@dataclass(frozen=True)
+class MethodWork:
+    """Counts behind notebook 07.
+
+    Attributes
+    ----------
+    examples, responses
+        Training examples that it looks at, and correct responses, all targets together.
+    directions
+        Of one target, along which its sweep scores.
+    refined
+        Dampings at which directions are refined.
+    passes, batch
+        Passes over the examples that refine one, and examples of a minibatch.
+    """
+
+    examples: int
+    responses: int
+    directions: int
+    refined: int
+    passes: int
+    batch: int
 
 
 @dataclass(frozen=True)
@@ -42,6 +67,8 @@ class Workload:
         Targets scored side by side (math and code).
     samples
         Answers per exam problem.
+    method
+        Of notebook 07, where it is not left out.
     explored, explored_directions
         Examples of notebook 08, and directions (a method and a target) that score each of them.
     retrainings, retrained
@@ -59,6 +86,7 @@ class Workload:
     models: int = 1
     targets: int = 2
     samples: int = 1
+    method: MethodWork | None = None
     explored: int = 0
     explored_directions: int = 0
     retrainings: int = 0
@@ -85,11 +113,29 @@ def workload(study: Study, lengths: Lengths) -> Workload:
         arm_runs=runs * sum(arm != "uniform" for arm in study.arms),
         models=len(study.base_seeds),
         samples=study.samples,
+        method=_method(study),
         explored=min(study.explorer_examples, study.train_examples),
         # The cosine is the dot product over norms, and needs no direction of its own.
         explored_directions=2 * len({m.replace("gradcos", "graddot") for m in study.explorer_methods}),
         retrainings=retrainings,
         retrained=retrained,
+    )
+
+
+def _method(study: Study) -> MethodWork | None:
+    """Return what a study's notebook 07 works through; None where it is left out."""
+    if not study.method_examples:
+        return None
+    refined = {study.damping, *study.refine_dampings}
+    swept = {*study.method_dampings, *refined}
+    return MethodWork(
+        examples=min(study.method_examples, study.train_examples),
+        responses=min(2 * study.method_examples, study.target_examples),
+        # Of the family, plain gradients have no damping.
+        directions=1 + (len(METHODS) - 1) * len(swept) + len(refined),
+        refined=len(refined),
+        passes=study.refine_passes,
+        batch=study.refine_batch,
     )
 
 

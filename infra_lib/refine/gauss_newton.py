@@ -77,7 +77,10 @@ class GaussNewton:
         }
         totals = {name: torch.zeros_like(stacked[name]) for name in self.names}
         for batch in batches(chosen, batch_tokens=self.batch_tokens, pad_id=self.pad_id):
-            pulled = _batch_product(self.model, weights, tangents, batch.to(self.model.device))
+            batch = batch.to(self.model.device)
+            # Position t predicts token t + 1: its logits count where the mask of t + 1 is set.
+            where = batch.loss_mask[:, 1:].flatten().nonzero().squeeze(-1)
+            pulled = batch_product(self.model, weights, tangents, batch, where)
             for name, total in totals.items():
                 total += self._stored(name, pulled[f"{name}.weight"]).to(total) / len(chosen)
         for name, total in totals.items():
@@ -90,12 +93,16 @@ class GaussNewton:
         return stacked.mT if self._transposed[name] else stacked
 
 
-def _batch_product(
-    model: Any, weights: dict[str, Tensor], tangents: dict[str, Tensor], batch: Batch
+def batch_product(
+    model: Any, weights: dict[str, Tensor], tangents: dict[str, Tensor], batch: Batch, where: Tensor
 ) -> dict[str, Tensor]:
-    """Return the sum over a batch's loss terms of Jᵀ (diag p − p pᵀ) J V, [directions, …] per weight."""
-    # Position t predicts token t + 1: its logits count where the mask of t + 1 is set.
-    where = batch.loss_mask[:, 1:].flatten().nonzero().squeeze(-1)
+    """Return the sum over a batch's loss terms of Jᵀ (diag p − p pᵀ) J V, [directions, …] per weight.
+
+    Parameters
+    ----------
+    where
+        Positions [loss terms] in the flattened [batch, tokens − 1] whose logits count.
+    """
 
     def logits(values: dict[str, Tensor]) -> Tensor:
         output = torch.func.functional_call(model, values, (), {**batch.inputs, "use_cache": False}).logits

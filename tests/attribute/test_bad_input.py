@@ -239,7 +239,7 @@ def test_factors_of_another_model_are_left_alone(model_folder, tokenizer, files,
 @pytest.mark.reliability(kind="fault", title="infra attribute: one byte of each file of results changed")
 def test_a_changed_byte_of_any_result_is_found(model_folder, files, tmp_path, record_property) -> None:
     out = run(model_folder, files, tmp_path / "out", levels=ALL, self_influence=True)
-    runner, command = CliRunner(), ["verify", "--scores", str(out)]
+    runner, command = CliRunner(), ["verify", "--folder", str(out)]
     whole = runner.invoke(app, command)
     assert whole.exit_code == 0, whole.output
     paths = sorted(path for path in out.rglob("*") if path.is_file())
@@ -254,7 +254,7 @@ def test_a_changed_byte_of_any_result_is_found(model_folder, files, tmp_path, re
     (out / "tokens.parquet").unlink()
     assert "tokens.parquet is missing" in runner.invoke(app, command).output
     record_property("inputs", len(paths))
-    record_property("outcome", "infra verify --scores names each of them")
+    record_property("outcome", "infra verify --folder names each of them")
 
 
 def test_what_an_earlier_run_wrote_stays_recorded_where_it_was_asked_the_same(
@@ -265,7 +265,7 @@ def test_what_an_earlier_run_wrote_stays_recorded_where_it_was_asked_the_same(
     assert set(provenance(out)["files"]) == {"examples.parquet", "tokens.parquet"}
     run(model_folder, files, out, levels=("token",), method="gradcos")
     assert set(provenance(out)["files"]) == {"tokens.parquet"}
-    found = CliRunner().invoke(app, ["verify", "--scores", str(out)])
+    found = CliRunner().invoke(app, ["verify", "--folder", str(out)])
     assert found.exit_code == 1
     assert "examples.parquet is not recorded: it is of another run" in found.output
     with pytest.raises(DataError, match="is of another run than provenance"):
@@ -290,7 +290,7 @@ def test_scores_of_a_version_without_checksums_are_used_and_not_called_torn(
         json.dumps({k: v for k, v in record.items() if k not in ("files", "sha256")})
     )
     check_table(out / "examples.parquet")
-    assert "kept no checksums" in CliRunner().invoke(app, ["verify", "--scores", str(out)]).output
+    assert "kept no checksums" in CliRunner().invoke(app, ["verify", "--folder", str(out)]).output
 
 
 @bad("infra reweight: scores that were changed since infra attribute wrote them")

@@ -125,6 +125,25 @@ def test_a_sweep_has_each_method_at_each_damping_once(scored) -> None:
     assert not scored.duplicated(["method", "damping", "target", "id"]).any()
 
 
+def test_scores_of_a_sweep_do_not_depend_on_the_groups_of_its_layers(setting, scored) -> None:
+    one_by_one = sweeps.sweep(
+        setting.model,
+        setting.train,
+        setting.encoded,
+        setting.factors,
+        setting.gradients,
+        damping=DAMPING,
+        dampings=[0.01, 1.0],
+        refined={DAMPING: setting.directions(DAMPING), 5.0: setting.directions(5.0)},
+        memory_bytes=1,
+    )
+    keys = ["method", "damping", "target", "id"]
+    pd.testing.assert_frame_equal(one_by_one[keys], scored[keys])
+    for _, part in scored.groupby(["method", "target"]):
+        again = one_by_one.loc[part.index, "score"]
+        assert np.allclose(again, part["score"], rtol=1e-5, atol=1e-5 * part["score"].abs().max())
+
+
 def test_agreement_is_one_with_itself_and_symmetric(scored) -> None:
     by_damping = sweeps.damping_agreement(scored, DAMPING)
     assert set(by_damping["method"]) == {"ekfac", "kfac", "diagonal", "refined"}

@@ -96,6 +96,16 @@ def test_method_page_has_every_method_and_its_checks_hold(smoke) -> None:
         assert part["gain"].diff().min() > -1e-3
 
 
+def test_the_method_notebook_can_be_left_out(broken) -> None:
+    done = broken.infra("run", "07", "--study", "smoke", "-p", "method_examples=0")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert ran(done.stdout) == {"07_method"}
+    left = broken.stage("07_method")
+    assert "method_examples: 0" in (left / "tables" / "readings.md").read_text()
+    assert not list(left.rglob("*.svg"))
+    assert not list(left.rglob("*.parquet"))
+
+
 def test_the_explorers_tables_add_up_and_repeat_the_scores_before(smoke) -> None:
     data = smoke.stage("08_explorer") / "data"
     scores = pd.read_parquet(data / "examples.parquet")
