@@ -82,13 +82,15 @@ def record_command(
     """
     from infra_lib.layout import project_root
     from infra_lib.pipeline import find_stages
-    from infra_lib.study import parse_override
+    from infra_lib.study import load_study, parse_override
     from infra_lib.validation.record import record_folder, recorded_stages, write_record
 
     root = project_root()
-    name = dict(parse_override(text) for text in parameter or []).get("study", study)
+    changes = dict(parse_override(text) for text in parameter or [])
+    name = changes.get("study", study)
     folder = record_folder(root, out or f"records/{name}")
-    stages = recorded_stages(find_stages(notebooks) if notebooks else None)
+    validated = load_study(root / "notebooks" / "studies", study, changes).validation_subsets > 0
+    stages = recorded_stages(find_stages(notebooks) if notebooks else None, validated=validated)
     run_command(notebooks, study, parameter, quiet_summary=True)
     held = {path.parent.name for path in folder.glob("*/provenance.json")}
     typer.echo(f"recorded in {write_record(root, name, folder, stages)}")

@@ -97,21 +97,7 @@ def pretrain(
     tokenizer = train_tokenizer()
     blocks = pack(config, seed, tokenizer)
     set_seed(seed)
-    model = Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=len(tokenizer),
-            hidden_size=config.hidden,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.heads,
-            intermediate_size=config.intermediate,
-            max_position_embeddings=1024,
-            tie_word_embeddings=True,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            bos_token_id=None,
-        )
-    )
+    model = Qwen2ForCausalLM(architecture(config, tokenizer))
     trainer = Trainer(
         model=model,
         args=trainer_arguments(
@@ -157,6 +143,23 @@ def pretrain(
     replace_folder(final, folder)
     shutil.rmtree(work)
     return folder
+
+
+def architecture(config: PretrainConfig, tokenizer: Any) -> Qwen2Config:
+    """Return the configuration of a base model for the small world's tokenizer."""
+    return Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.heads,
+        intermediate_size=config.intermediate,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
 
 
 def pretrain_all(

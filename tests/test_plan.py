@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from infra_lib.finetune import FinetuneConfig
 from infra_lib.method.sweeps import directions_of_target
 from infra_lib.plan.estimate import Choices, Plan, Step
 from infra_lib.plan.fit import fitted
-from infra_lib.plan.hardware import Machine, gpu_machine, parse_size
+from infra_lib.plan.hardware import Machine, gpu_machine, parse_size, this_machine
 from infra_lib.plan.passes import Architecture
 from infra_lib.plan.record import compute, plans_table
 from infra_lib.plan.report import find_config, known_config, known_names, plan_study
@@ -537,3 +538,29 @@ def test_the_explorer_is_counted_by_its_directions_and_the_examples_it_scores(ro
     assert [step.what for step in steps if step.notebook == "08_explorer"] == ["score"]
     without = Plan(architecture, replace(work, explored=0), machine).steps()
     assert not [step for step in without if step.notebook == "08_explorer"]
+
+
+def test_a_study_that_trains_its_own_bases_is_planned_with_their_training(tmp_path) -> None:
+    machine = this_machine()  # it measures itself, a little otherwise each time
+    study = make_study(
+        {
+            "retrain_base": True,
+            "base_folder": "_build/bases/none",
+            "pretrain_hidden": 192,
+            "pretrain_tokens": 1_000_000,
+            "pretrain_epochs": 2,
+        }
+    )
+    made = plan_study(study, tmp_path, machine)
+    assert (
+        made.size.parameters
+        > plan_study(make_study({"retrain_base": True}), tmp_path, machine).size.parameters
+    )
+    steps = [step for step in made.steps if step.what == "pretrain"]
+    assert [step.notebook for step in steps] == ["02_base_model"]
+    twice = plan_study(study.model_copy(update={"pretrain_epochs": 4}), tmp_path, machine)
+    assert twice.steps[0].seconds == pytest.approx(2 * steps[0].seconds, rel=0.01)
+    assert not any(
+        step.what == "pretrain"
+        for step in plan_study(make_study({}), Path(__file__).parents[1], machine).steps
+    )

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
+from infra_lib.device import tf32_products
 from infra_lib.errors import ModelError, ParameterError
 from infra_lib.files import file_digest
 from infra_lib.models import load_model, load_tokenizer
-from infra_lib.pretrain import PretrainConfig, pack, pretrain, verify_base
+from infra_lib.pretrain import PretrainConfig, architecture, pack, pretrain, verify_base
+from infra_lib.sources.small_world import train_tokenizer
+from infra_lib.study import make_study
 
 TINY = PretrainConfig(
     tokens=25_000, hidden=32, layers=1, heads=2, intermediate=48, block=128, batch=4, warmup_steps=5
@@ -83,3 +87,34 @@ def test_kept_bases_are_whole_small_and_speak_todays_tokens(root, tokenizer) -> 
         assert json.loads((folder / "config.json").read_text())["model_type"] == "qwen2"
         assert 400_000 <= record["parameters"] <= 3_000_000
     assert sum(path.stat().st_size for path in (root / "records" / "base").rglob("*.safetensors")) < 8e6
+
+
+def test_a_text_read_twice_is_as_many_steps_again(tmp_path) -> None:
+    folder = pretrain(replace(TINY, epochs=2), 0, tmp_path / "seed0", progress=False)
+    once = pack(TINY, 0, train_tokenizer())
+    record = verify_base(folder)
+    assert record["tokens"] == 2 * once.numel()
+    assert record["steps"] == 2 * -(-len(once) // TINY.batch)
+
+
+def test_a_study_gives_its_base_models_their_size() -> None:
+    study = make_study(
+        {"pretrain_hidden": 128, "pretrain_heads": 4, "pretrain_layers": 2, "retrain_base": True}
+    )
+    made = architecture(study.pretrain_config(), train_tokenizer())
+    assert (made.hidden_size, made.num_attention_heads, made.num_hidden_layers) == (128, 4, 2)
+    with pytest.raises(
+        ParameterError, match=r"pretrain_hidden.*100.*an even multiple of pretrain_heads \(3\)"
+    ):
+        make_study({"pretrain_hidden": 100})
+    with pytest.raises(ParameterError, match=r"precision.*'tf32'.*float32 or bfloat16 on a CPU"):
+        make_study({"precision": "tf32"}).finetune_config().check(device="cpu")
+
+
+def test_tf32_is_switched_for_a_training_and_back() -> None:
+    before = torch.backends.cuda.matmul.allow_tf32
+    with tf32_products(True):
+        assert torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cuda.matmul.allow_tf32 == before
+    with tf32_products(False):
+        assert torch.backends.cuda.matmul.allow_tf32 == before

@@ -22,13 +22,14 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from infra_lib.curvature.fit import construction_bytes, layer_groups, partitions
+from infra_lib.evaluate.generate.transformers_engine import CACHE_BYTES
 from infra_lib.finetune.config import MIXED, FinetuneConfig
 from infra_lib.finetune.memory import lora_parameters, state_bytes
 from infra_lib.finetune.trainer import CHUNK_ELEMENTS
 from infra_lib.plan.hardware import Machine, gib
 from infra_lib.plan.passes import Architecture, bytes_of
 from infra_lib.plan.trace import Trace
-from infra_lib.plan.workload import MethodWork, Workload
+from infra_lib.plan.workload import Lengths, MethodWork, Workload
 from infra_lib.responses import HELD_LOGITS, HELD_LOGITS_CUDA
 
 ALLOCATOR = 1.1
@@ -119,6 +120,7 @@ class Plan:
         work = self.work
         exam = work.test * work.samples
         found = [
+            *([self.pretrain()] if work.pretrainings else []),
             self.finetune(work.uniform_runs, "03_finetune_evaluate"),
             self.generate(exam * work.uniform_runs + work.target * work.models, "03_finetune_evaluate"),
             self.fit(),
@@ -200,6 +202,22 @@ class Plan:
             note=", ".join(notes),
         )
 
+    def pretrain(self) -> Step:
+        """Return the training of the base models, on packed sequences of equal length."""
+        work, block = self.work, self.work.block
+        packed = replace(
+            work,
+            train=work.pretrainings * work.pretrain_tokens // block,
+            lengths=Lengths(block, 0, block),
+            epochs=1,
+        )
+        settings = FinetuneConfig(batch_size=work.pretrain_batch, gradient_accumulation=1)
+        own = replace(self, work=packed, choices=replace(self.choices, finetune=settings))
+        one = own.finetune(1, "02_base_model")
+        count = work.pretrainings
+        note = f"{count} model{'s' if count > 1 else ''}, {work.pretrain_batch} × {block} tokens on a device"
+        return replace(one, what="pretrain", disk_bytes=count * one.disk_bytes, note=note)
+
     def retrain(self) -> Step:
         """Return the trainings of the validation: on fewer examples, and no model of them is kept."""
         work = self.work
@@ -218,7 +236,8 @@ class Plan:
         grown = 1.0 if self.choices.engine == "vllm" else GROWN_CACHE
         one = int(grown * cache) + 8 * config.vocab_size
         room = self.machine.memory_bytes / ALLOCATOR * 0.9 - self.weight_bytes
-        side_by_side = int(min(64, answers, max(1, room // one)))
+        batch = CACHE_BYTES // cache if self.machine.is_gpu and self.choices.engine == "transformers" else 64
+        side_by_side = int(max(1, min(batch, answers, room // one)))
         turns = answers * self.work.answer_tokens / side_by_side / self.machine.devices
         reading = turns * (self.weight_bytes + side_by_side * cache) / self.machine.bandwidth
         flops = 2 * self.architecture.size.parameters * answers * length

@@ -17,11 +17,16 @@ from infra_lib.plan.fit import fitted
 from infra_lib.plan.hardware import Machine, count, duration, gib
 from infra_lib.plan.passes import Architecture, Size
 from infra_lib.plan.workload import Lengths, Workload, expected_lengths, workload
+from infra_lib.pretrain import architecture
 from infra_lib.pretrained import readable_config
+from infra_lib.sources.small_world import train_tokenizer
 from infra_lib.study import Study
 
 ARCHITECTURES = Path(__file__).with_name("architectures")
 """Configurations of published models: shapes alone, so that they can be planned without the hub."""
+
+KERNEL_BOUND = 500_000_000
+"""Parameters below which a GPU waits for its queue; records of larger models show by how much."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,11 @@ class StudyPlan:
             f"  memory is per device; time supposes {self.machine.utilisation:.0%} of the device's peak"
             " (our choice)"
         )
+        if self.machine.is_gpu and size.parameters < KERNEL_BOUND:
+            found.append(
+                "  a model this small is bound on a GPU by the number of its kernels, not by arithmetic:"
+                " expect several times as long, and more for training and answers"
+            )
         return found
 
 
@@ -127,11 +137,15 @@ def plan_model(
 def find_config(study: Study, root: Path) -> tuple[str, Any]:
     """Return a study's model: its name, and its configuration from a folder, from here, or from the hub.
 
+    Base models that the study trains itself have the shape that it gives them.
+
     Raises
     ------
     ModelError
         Where it is in none of them.
     """
+    if study.retrain_base and not study.base_model:
+        return f"base models of {study.base_folder}", architecture(study.pretrain_config(), train_tokenizer())
     source = study.base_model or f"{study.base_folder}/seed{study.base_seeds[0]}"
     if (root / source / "config.json").is_file():
         return source, readable_config(root / source)

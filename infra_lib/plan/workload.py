@@ -73,6 +73,9 @@ class Workload:
         Examples of notebook 08, and directions (a method and a target) that score each of them.
     retrainings, retrained
         Trainings of notebook 09, and the examples that they see, all passes together.
+    pretrainings, pretrain_tokens, pretrain_batch, block
+        Base models that notebook 02 trains, the tokens that each reads, all passes together, sequences a
+        step, and tokens of each.
     """
 
     train: int
@@ -91,6 +94,10 @@ class Workload:
     explored_directions: int = 0
     retrainings: int = 0
     retrained: int = 0
+    pretrainings: int = 0
+    pretrain_tokens: int = 0
+    pretrain_batch: int = 1
+    block: int = 320
 
     @property
     def train_tokens(self) -> int:
@@ -119,6 +126,10 @@ def workload(study: Study, lengths: Lengths) -> Workload:
         explored_directions=2 * len({m.replace("gradcos", "graddot") for m in study.explorer_methods}),
         retrainings=retrainings,
         retrained=retrained,
+        pretrainings=len(study.base_seeds) if study.retrain_base and not study.base_model else 0,
+        pretrain_tokens=study.pretrain_tokens * study.pretrain_epochs,
+        pretrain_batch=study.pretrain_batch,
+        block=study.pretrain_config().block,
     )
 
 

@@ -116,20 +116,22 @@ READ: Mapping[tuple[str, str], frozenset[str]] = {
 """Columns that the page reads: what a record must still have to be shown by this code."""
 
 
-def recorded_stages(stages: Sequence[str] | None = None) -> list[str]:
+def recorded_stages(stages: Sequence[str] | None = None, *, validated: bool = True) -> list[str]:
     """Return which stages a record of some notebooks holds: theirs, and those that they read from.
 
     Parameters
     ----------
     stages
         Of :data:`infra_lib.layout.STAGES`; None or none means all.
+    validated
+        Whether the study retrains (``validation_subsets``); one that does not has no validation to keep.
 
     Raises
     ------
     ParameterError
         For a stage of which nothing is recorded.
     """
-    found = list(stages or KEPT)
+    found = list(stages or [stage for stage in KEPT if validated or stage != "09_validation"])
     if unkept := [stage for stage in found if stage not in KEPT]:
         raise ParameterError("notebooks", unkept[0], f"of those that are recorded: {', '.join(KEPT)}")
     for stage in found:  # the list grows while it is read

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import tiny_qwen2
 
 from infra_lib.errors import ParameterError
-from infra_lib.evaluate.generate import generate
+from infra_lib.evaluate.generate import generate, transformers_engine
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +59,17 @@ def test_sampling_follows_its_seed_and_gives_as_many_as_asked(model, tokenizer, 
 def test_bad_input_is_named(model, tokenizer, change, named) -> None:
     with pytest.raises(ParameterError, match=named):
         generate(model, tokenizer, ["a"], **{"max_new_tokens": 1, **change})
+
+
+def test_a_gpu_batch_holds_as_many_tokens_as_its_cache() -> None:
+    model = SimpleNamespace(
+        device=torch.device("cuda"),
+        dtype=torch.bfloat16,
+        config=SimpleNamespace(
+            num_key_value_heads=4, num_attention_heads=28, hidden_size=3584, num_hidden_layers=28
+        ),
+    )
+    token = 2 * 28 * 4 * 128 * 2  # keys and values of every layer, as Qwen2.5-7B has them
+    assert transformers_engine._batch_tokens(model) == transformers_engine.CACHE_BYTES // token
+    model.device = torch.device("cpu")
+    assert transformers_engine._batch_tokens(model) == transformers_engine.BATCH_TOKENS

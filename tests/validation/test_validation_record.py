@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -159,7 +162,7 @@ def _close(folder, stage, commit, reads=None) -> None:
 def test_a_whole_study_becomes_a_record_and_the_record_becomes_a_page(project) -> None:
     record.write_record(project)
     fragments = record_pages.fragments(project, project / "results")
-    assert set(fragments) == set(record_pages.PARTS)
+    assert set(fragments) == {*record_pages.PARTS, "larger", "smollm2_gpu"}
     shown = fragments["full"]
     badge, verdict = shown.split("\n\n")[:2]
     assert "recorded run" in badge
@@ -182,6 +185,7 @@ def test_a_whole_study_becomes_a_record_and_the_record_becomes_a_page(project) -
         assert (project / "results" / "figures" / "full" / f"{name}.csv").is_file()
     assert "70%" in sections["Groups removed and doubled"]
     assert "flip − uniform" in fragments["full_arms"]
+    assert "no record here" in fragments["larger"]
     assert not any(active_markup(text) for text in fragments.values())
     kept = read_sealed(project / "records" / "full" / "09_validation" / "provenance.json")
     assert kept["environment"]["commit"] == "0123456789abcdef"
@@ -189,14 +193,20 @@ def test_a_whole_study_becomes_a_record_and_the_record_becomes_a_page(project) -
 
 def test_a_long_study_is_recorded_in_parts(project) -> None:
     arms = record.recorded_stages(["06_summary"])
-    assert arms == ["03_finetune_evaluate", "04_example_influence", "05_reweighting_arms", "06_summary"]
+    assert arms == [
+        "02_base_model",
+        "03_finetune_evaluate",
+        "04_example_influence",
+        "05_reweighting_arms",
+        "06_summary",
+    ]
     folder = record.write_record(project, stages=arms)
     shown = record_pages.fragments(project, project / "results")
     assert shown["full"] == record_pages.ABSENT_PART
     assert "flip − uniform" in shown["full_arms"]
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     later = record.recorded_stages(["09_validation"])
-    assert later == ["03_finetune_evaluate", "09_validation"]
+    assert later == ["02_base_model", "03_finetune_evaluate", "09_validation"]
     record.write_record(project, stages=later)
     assert record_pages.fragments(project, project / "results")["full"] != record_pages.ABSENT_PART
     assert {path: path.read_bytes() for path in before} == before, "what was recorded stays"
@@ -218,13 +228,16 @@ def test_what_was_made_from_other_data_leaves_the_record(project) -> None:
     close("03_finetune_evaluate")
     record.write_record(project, stages=["03_finetune_evaluate"])
     left = {path.name for path in folder.iterdir()}
-    assert left == {"03_finetune_evaluate", "04_example_influence", "09_validation"}
+    assert left == {"02_base_model", "03_finetune_evaluate", "04_example_influence", "09_validation"}
 
 
 def test_what_is_not_recorded_is_named() -> None:
-    with pytest.raises(ParameterError, match=r"'07_method'.*of those that are recorded: 03_finetune"):
+    with pytest.raises(
+        ParameterError, match=r"'07_method'.*of those that are recorded: 02_base_model, 03_finetune"
+    ):
         record.recorded_stages(["07_method"])
     assert record.recorded_stages([]) == list(record.KEPT)
+    assert record.recorded_stages([], validated=False) == list(record.KEPT)[:-1]
 
 
 def test_a_record_of_another_time_is_refused_and_says_what_it_lacks(project) -> None:
@@ -252,7 +265,13 @@ def test_a_record_goes_below_records_and_over_no_other(project, monkeypatch) -> 
 
 def test_without_a_record_the_page_says_so(tmp_path) -> None:
     found = record_pages.fragments(tmp_path, tmp_path)
-    assert found == dict.fromkeys(record_pages.PARTS, record_pages.ABSENT)
+    assert {name: found[name] for name in record_pages.PARTS} == dict.fromkeys(
+        record_pages.PARTS, record_pages.ABSENT
+    )
+    assert all(
+        f"<code>{study}</code> has no record" in found[study.replace("-", "_")]
+        for study in record_pages.LARGER
+    )
     (tmp_path / "records" / "full").mkdir(parents=True)
     with pytest.raises(DataError, match="holds no stage"):
         record_pages.fragments(tmp_path, tmp_path)
@@ -296,3 +315,34 @@ def test_the_verdict_says_what_was_not_reached() -> None:
     assert "clearly" not in text
     assert "interval lies below it" in tables.verdict(lds_frame(0.3), differences_frame(-0.3), pd.DataFrame())
     assert "clearly below" in tables.verdict(lds_frame(0.3), differences_frame(-0.3), pd.DataFrame())
+
+
+def test_the_recorded_studies_of_larger_models_are_whole_and_shown(tmp_path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    shown = record_pages.fragments(root, tmp_path)
+    for study in record_pages.LARGER:
+        text = shown[study.replace("-", "_")]
+        kept = record.Record(root, study)
+        assert "recorded run" in text.split("\n\n", 1)[0]
+        for stage in kept.stages:
+            device = kept.provenance(stage)["environment"]["device"]
+            assert device.startswith("NVIDIA") or stage == "06_summary", (study, stage, device)
+        accuracy = kept.table("03_finetune_evaluate", "accuracy").set_index("domain")["mean"]
+        assert f"code {accuracy['code']:.2f}" in html.unescape(text)
+        for name in ("group_influence", "sentence_kinds", "token_classes", "claims"):
+            assert (tmp_path / "figures" / study / f"{name}.svg").is_file()
+        assert not active_markup(text)
+    assert "humaneval" in shown["smollm2_gpu"]
+    assert "Do the scores predict retraining?" in shown["larger"]
+    lds = record.Record(root, "larger").table("09_validation", "lds")
+    assert lds["subsets"].min() >= 200
+    assert set(lds["method"]) == set(VALIDATION_METHODS)
+
+
+def test_claims_of_scores_are_shown_where_the_arms_were_not_reached(tmp_path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    kept = record.Record(root, "larger")
+    assert "05_reweighting_arms" not in kept.stages
+    claims = pd.read_csv((record_pages.fragments(root, tmp_path), tmp_path / "figures/larger/claims.csv")[1])
+    assert set(claims["claim"].astype(str)) >= {"1", "4", "5"}
+    assert "2" not in set(claims["claim"].astype(str))
