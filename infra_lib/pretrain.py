@@ -19,7 +19,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Trainer, set_seed
 
 from infra_lib.checksums import damage, folder_digests
 from infra_lib.errors import DataError, ModelError, ParameterError
-from infra_lib.files import file_digest, read_sealed, replace_folder, write_sealed
+from infra_lib.files import digest_of, file_digest, read_sealed, replace_folder, write_sealed
 from infra_lib.finetune import train_quietly, trainer_arguments
 from infra_lib.jobs import run_jobs
 from infra_lib.models import save_model
@@ -92,7 +92,8 @@ def pretrain(
     """
     if config.tokens < config.block:
         raise ParameterError("pretrain_tokens", config.tokens, f"at least one block ({config.block})")
-    work = folder.with_name(f".{folder.name}.part")
+    # Named by what is trained, so that a training is never continued as another one.
+    work = folder.with_name(f".{folder.name}.{digest_of([asdict(config), seed])[:12]}.part")
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer()
     blocks = pack(config, seed, tokenizer)

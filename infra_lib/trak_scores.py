@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from torch import Tensor
 from trak import TRAKer
 from trak.gradient_computers import AbstractGradientComputer
 from trak.modelout_functions import AbstractModelOutput
-from trak.projectors import BasicProjector, ProjectionType
+from trak.projectors import BasicProjector, CudaProjector, ProjectionType
 
 from infra_lib.curvature import captured
 from infra_lib.distributed import Shard, is_main, shard, size
@@ -255,6 +256,20 @@ def _one_bar() -> AbstractContextManager[object]:
     return nullcontext() if is_main() else redirect_stderr(io.StringIO())
 
 
+def has_kernels(device: str, proj_dim: int) -> bool:
+    """Return whether trak's own CUDA kernels project: on a GPU, where ``fast_jl`` is, by multiples of 512.
+
+    Elsewhere PyTorch does, which draws the matrix again for each batch. The two draw other matrices, so
+    scores agree as those of two seeds do.
+    """
+    return device == "cuda" and proj_dim % 512 == 0 and find_spec("fast_jl") is not None
+
+
+def _blocks(proj_dim: int) -> dict[str, int]:
+    # Fewer columns than dimensions: with one block alone the matrix is lost when trak frees memory.
+    return {"block_size": max(1, min(128, proj_dim // 2)), "model_id": -1}
+
+
 class _Runner:
     """A TRAKer with the steps that this module needs, quiet and checked."""
 
@@ -265,15 +280,14 @@ class _Runner:
         parameters = dict(model.named_parameters())
         grad_dim = sum(parameters[name].numel() for name in names)
         device = model.device.type
-        projector = BasicProjector(
+        kernels = has_kernels(device, proj_dim)
+        projector = (CudaProjector if kernels else BasicProjector)(
             grad_dim=grad_dim,
             proj_dim=proj_dim,
             seed=seed,
             proj_type=ProjectionType.rademacher if device == "cuda" else ProjectionType.normal,
             device=model.device,
-            # Fewer columns than dimensions: with one block alone the matrix is lost when trak frees memory.
-            block_size=max(1, min(128, proj_dim // 2)),
-            model_id=-1,
+            **({"max_batch_size": 32} if kernels else _blocks(proj_dim)),
         )
         self.traker = TRAKer(
             model=model,

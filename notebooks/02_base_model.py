@@ -33,6 +33,7 @@ pretrain_heads: int = 3  # its attention heads
 pretrain_intermediate: int = 256  # width of its MLPs
 pretrain_batch: int = 4  # sequences of 320 tokens a step
 pretrain_learning_rate: float = 2e-3  # peak rate, decaying to zero
+precision: str = "float32"  # arithmetic of training on a GPU: tf32, or float32 for every other one
 processes: int = 2  # base models trained side by side
 device: str = "cpu"  # cpu or cuda
 

@@ -265,7 +265,7 @@ if on:
         figures.removal(removed),
         data=removed,
         alt="Change of each target after training without the most and least helpful examples of each method, and without random ones.",
-        caption=f"Change of the target against models trained on everything, by part of the examples removed; {params.removal_seeds} retraining(s) each, {params.confidence:.0%} intervals over retrainings and responses.",
+        caption=f"Change of the target against models trained on everything{figures.removal_words(removed)}; {params.removal_seeds} retraining(s) each, {params.confidence:.0%} intervals over retrainings and responses.",
     )
 else:
     shown = stage.write_fragment("removal", tables.NOT_RUN)

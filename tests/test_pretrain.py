@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,10 +16,12 @@ import torch
 from infra_lib.device import tf32_products
 from infra_lib.errors import ModelError, ParameterError
 from infra_lib.files import file_digest
+from infra_lib.finetune import train_quietly
 from infra_lib.models import load_model, load_tokenizer
 from infra_lib.pretrain import PretrainConfig, architecture, pack, pretrain, verify_base
+from infra_lib.runner import declared_parameters
 from infra_lib.sources.small_world import train_tokenizer
-from infra_lib.study import make_study
+from infra_lib.study import Study, make_study
 
 TINY = PretrainConfig(
     tokens=25_000, hidden=32, layers=1, heads=2, intermediate=48, block=128, batch=4, warmup_steps=5
@@ -118,3 +124,36 @@ def test_tf32_is_switched_for_a_training_and_back() -> None:
     assert torch.backends.cuda.matmul.allow_tf32 == before
     with tf32_products(False):
         assert torch.backends.cuda.matmul.allow_tf32 == before
+
+
+@pytest.mark.parametrize(("precision", "on"), [("tf32", True), ("float32", False), ("bfloat16", False)])
+def test_a_training_multiplies_as_it_was_told(tmp_path, precision: str, on: bool) -> None:
+    seen = []
+    trainer = SimpleNamespace(
+        remove_callback=lambda kind: None,
+        add_callback=lambda callback: None,
+        train=lambda resume_from_checkpoint: seen.append(torch.backends.cuda.matmul.allow_tf32),
+    )
+    train_quietly(trainer, tmp_path, precision=precision)
+    assert seen == [on]
+
+
+def test_the_notebook_passes_on_all_that_pretraining_reads() -> None:
+    root = Path(__file__).resolve().parents[1]
+    read = set(re.findall(r"self\.(\w+)", inspect.getsource(Study.pretrain_config)))
+    assert {"precision", "pretrain_hidden", "pretrain_epochs"} <= read
+    assert read <= set(declared_parameters(root, "02_base_model"))
+
+
+def test_another_setting_is_not_continued(tiny, tmp_path, monkeypatch) -> None:
+    works = []
+
+    def stop(trainer, work, **options):
+        works.append(work.name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("infra_lib.pretrain.train_quietly", stop)
+    for config in (TINY, TINY, replace(TINY, learning_rate=1e-4)):
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(config, 0, tmp_path / "seed0", progress=False)
+    assert works[0] == works[1] != works[2]

@@ -96,3 +96,12 @@ def test_bad_input_is_named(model, rows) -> None:
             trak_scores(model, rows, {"t": rows[:1]}, ridge=ridge)
     with pytest.raises(ParameterError, match="proj_dim"):
         trak_scores(model, rows, {"t": rows[:1]}, proj_dim=1)
+
+
+def test_the_projector_goes_by_the_device(monkeypatch) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    assert not module.has_kernels("cuda", 512), "fast_jl is not installed"
+    monkeypatch.setattr(module, "find_spec", lambda name: object())
+    assert module.has_kernels("cuda", 1024)
+    assert not module.has_kernels("cuda", 64), "its kernels project to multiples of 512"
+    assert not module.has_kernels("cpu", 512)

@@ -34,7 +34,7 @@ def spread(
         Taken out one by one, so that a matrix and its results do not both stay in memory.
     """
     if size() == 1:
-        if all(matrix.is_cuda and len(matrix) <= SMALL for matrix in matrices.values()):
+        if matrices and all(matrix.is_cuda and len(matrix) <= SMALL for matrix in matrices.values()):
             return _in_streams(work, matrices)
         return {name: work(name, matrices.pop(name)) for name in list(matrices)}
     loads = [0] * size()

@@ -142,6 +142,14 @@ def removal(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+def removal_words(frame: pd.DataFrame) -> str:
+    """Return what :func:`removal` draws of the parts that were removed, as a caption goes on."""
+    if frame["method"].nunique() <= MOST_LINES:
+        return ", by part of the examples removed"
+    others = "; the data have every part" if frame["fraction"].nunique() > 1 else ""
+    return f", without {frame['fraction'].max():.0%} of the examples{others}"
+
+
 def _removal_rows(frame: pd.DataFrame, targets: list[str]) -> Figure:
     fraction = frame["fraction"].max()
     largest = frame[frame["fraction"] == fraction]

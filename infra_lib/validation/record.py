@@ -22,7 +22,7 @@ from infra_lib.layout import STAGES, damaged_files, data_digest, read_provenance
 from infra_lib.reading import load_table
 
 STUDY = "full"
-"""The study whose record the book shows."""
+"""The long study of small models; those of larger ones are :data:`.record_pages.LARGER`."""
 
 KEPT: Mapping[str, tuple[str, ...]] = {
     "02_base_model": ("bases",),
@@ -73,6 +73,25 @@ PROVENANCE = (
 """What is kept of a stage's provenance; beside it stands the digest of its own data (``digest``)."""
 
 READ: Mapping[tuple[str, str], frozenset[str]] = {
+    ("02_base_model", "bases"): frozenset(
+        {"base_seed", "parameters", "tokens", "final_loss", "seconds", "weights_sha256"}
+    ),
+    ("03_finetune_evaluate", "accuracy"): frozenset({"domain", "mean", "low", "high", "runs", "n"}),
+    ("03_finetune_evaluate", "accuracy_by_difficulty"): frozenset(
+        {"domain", "difficulty", "mean", "low", "high", "runs", "n"}
+    ),
+    ("04_example_influence", "group_influence"): frozenset(
+        {"target", "domain", "difficulty", "mean", "low", "high", "runs", "n"}
+    ),
+    ("04_example_influence", "hard_minus_easy"): frozenset(
+        {"target", "domain", "difference", "low", "high", "n_hard", "n_easy", "runs"}
+    ),
+    ("04_example_influence", "sentence_kinds"): frozenset(
+        {"target", "domain", "kind", "mean", "low", "high", "runs", "n"}
+    ),
+    ("04_example_influence", "token_classes"): frozenset(
+        {"target", "domain", "reading", "class", "mean", "low", "high", "difference", "runs", "n"}
+    ),
     ("05_reweighting_arms", "arms"): frozenset(
         {"arm", "domain", "mean", "low", "high", "runs", "n", "tokens_per_epoch"}
     ),

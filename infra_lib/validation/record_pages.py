@@ -102,6 +102,8 @@ def _accuracy(record: Record, results: Path) -> str:
     stage = "03_finetune_evaluate"
     levels, overall = record.table(stage, "accuracy_by_difficulty"), record.table(stage, "accuracy")
     spoken = "; ".join(f"{study_tables.named(row.domain)} {row.mean:.2f}" for row in overall.itertuples())
+    unlabelled = int(overall["n"].sum() - levels.loc[levels["difficulty"].notna(), "n"].sum())
+    apart = f", with {unlabelled} problems that have no difficulty" if unlabelled else ""
     drawing = _shown(
         record,
         results,
@@ -109,7 +111,7 @@ def _accuracy(record: Record, results: Path) -> str:
         study_figures.accuracy_by_difficulty(levels),
         levels,
         f"Accuracy by difficulty on mathematics and code. In all: {spoken}.",
-        f"Accuracy by difficulty with intervals, {int(overall['runs'].max())} runs. In all: {spoken}.",
+        f"Accuracy by difficulty with intervals, {int(overall['runs'].max())} runs. In all: {spoken}{apart}.",
         f"/{PAGE}",
     )
     exams = record.optional(stage, "exams")
@@ -122,7 +124,8 @@ def _influence(record: Record, results: Path) -> str:
     groups = record.table(stage, "group_influence")
     sentences, tokens = record.table(stage, "sentence_kinds"), record.table(stage, "token_classes")
     models = int(groups["runs"].max())
-    of = f"with intervals over models and examples; models: {models}"
+    drawn = "examples; one model" if models == 1 else f"models and examples; models: {models}"
+    of = f"with intervals over {drawn}"
     parts = [
         _shown(
             record,
@@ -188,7 +191,7 @@ def _arms(record: Record, results: Path) -> str:
                 arms,
                 "Accuracy on mathematics and code for each arm with intervals.",
                 f"Accuracy by arm, {int(arms['runs'].max())} runs each.",
-                "/claims/flip",
+                _page(record, "/claims/flip"),
             ),
             study_tables.arms_table(arms),
             study_tables.differences_table(record.table("05_reweighting_arms", "differences")),
@@ -212,7 +215,7 @@ def _claims_shown(record: Record, results: Path, claims: pd.DataFrame, stages: l
         "Effects of the recorded study beside the reported direction. "
         + "; ".join(f"{row.test}, {row.says}: {row.verdict}" for row in measured.itertuples()),
         "Every effect that the recorded study measured, with its interval.",
-        "/claims",
+        _page(record, "/claims"),
     )
     origin = f"recorded: {_title(record, stages)}"
     origins = dict.fromkeys(style.UNITS, origin)
@@ -244,8 +247,7 @@ def _validation_parts(record: Record, results: Path) -> dict[str, str]:
     )
 
     def drawn(name: str, figure: Figure, data: pd.DataFrame, alt: str, caption: str) -> str:
-        page = "/validation" if record.folder.name == STUDY else f"/{PAGE}"
-        return _shown(record, results, name, figure, data, alt, caption, page)
+        return _shown(record, results, name, figure, data, alt, caption, _page(record, "/validation"))
 
     groups = record.table(stage, "groups")
     return {
@@ -286,7 +288,7 @@ def _validation_parts(record: Record, results: Path) -> dict[str, str]:
             figures.removal(removal),
             removal,
             "Change of each target after training without the most and least helpful examples.",
-            "Change of the target against models trained on everything, by part of the examples removed.",
+            f"Change of the target against models trained on everything{figures.removal_words(removal)}.",
         ),
         "brittleness": tables.brittleness_table(record.table(stage, "brittleness")),
         "agreement": tables.agreement_sentence(record.table(stage, "group_agreement")),
@@ -318,6 +320,11 @@ def _badge(record: Record, stages: list[str]) -> str:
         f"{escape(title)}; {escape(last['environment']['device'])}; "
         f"{_duration(hours)} for {'this notebook' if len(parts) == 1 else f'{len(parts)} notebooks'}."
     )
+
+
+def _page(record: Record, usual: str) -> str:
+    """Return the page that shows a figure: of a larger model, the one page that has them all."""
+    return usual if record.folder.name == STUDY else f"/{PAGE}"
 
 
 def _duration(hours: float) -> str:

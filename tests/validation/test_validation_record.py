@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -341,8 +342,26 @@ def test_the_recorded_studies_of_larger_models_are_whole_and_shown(tmp_path) -> 
 
 def test_claims_of_scores_are_shown_where_the_arms_were_not_reached(tmp_path) -> None:
     root = Path(__file__).resolve().parents[2]
-    kept = record.Record(root, "larger")
-    assert "05_reweighting_arms" not in kept.stages
-    claims = pd.read_csv((record_pages.fragments(root, tmp_path), tmp_path / "figures/larger/claims.csv")[1])
+    shutil.copytree(root / "records" / "larger", tmp_path / "records" / "larger")
+    for stage in ("05_reweighting_arms", "06_summary"):
+        shutil.rmtree(tmp_path / "records" / "larger" / stage, ignore_errors=True)
+    write_manifest(tmp_path / "records")
+    record_pages.fragments(tmp_path, tmp_path / "results")
+    claims = pd.read_csv(tmp_path / "results" / "figures" / "larger" / "claims.csv")
     assert set(claims["claim"].astype(str)) >= {"1", "4", "5"}
     assert "2" not in set(claims["claim"].astype(str))
+
+
+def test_captions_say_what_intervals_speak_of(tmp_path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    shown = {name: html.unescape(text) for name, text in record_pages.fragments(root, tmp_path).items()}
+    assert "with intervals over models and examples; models: 2" in shown["larger"]
+    assert "with intervals over examples; one model" in shown["smollm2_gpu"]
+    accuracy = record.Record(root, "smollm2-gpu").table("03_finetune_evaluate", "accuracy")
+    exams = record.Record(root, "smollm2-gpu").optional("03_finetune_evaluate", "exams")
+    assert exams is not None
+    humaneval = int(exams.loc[exams["exam"] == "humaneval", "n"].sum())
+    assert 0 < humaneval < accuracy["n"].sum()
+    assert f"with {humaneval} problems that have no difficulty" in shown["smollm2_gpu"]
+    assert "that have no difficulty" not in shown["larger"]
+    assert "without 40% of the examples; the data have every part" in shown["larger"]

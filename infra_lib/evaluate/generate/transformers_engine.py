@@ -16,7 +16,7 @@ from infra_lib.examples import Example
 from infra_lib.models import prompt_tokens
 
 BATCH_TOKENS = 65_536
-"""Default for tokens of a batch, answers at their longest."""
+"""Default on a CPU for tokens of a batch, answers at their longest."""
 
 CACHE_BYTES = 2**31
 """Keys and values of a batch on a GPU, by default: a small model is bound by the number of its kernels

@@ -19,8 +19,8 @@ from infra_lib.evaluate.sandbox.outcome import Limits, Outcome
 from infra_lib.evaluate.sandbox.supervise import supervise
 
 ATTEMPTS = 8
-"""Starts of a sandbox before its failure is reported: within half a minute, since a machine on which many
-processes grade at once can fail a few in a row."""
+"""Starts of a sandbox before its failure is reported, with pauses of 25 seconds in all: a machine on which
+many processes grade at once can fail a few in a row."""
 
 JUDGED = frozenset({"ok", "wrong", "error", "refused"})
 """Verdicts that the tests reach themselves."""
@@ -179,7 +179,7 @@ def _insist(attempt: Callable[[], Outcome]) -> Outcome:
             return attempt()
         except _NotStarted as error:
             problem = str(error)
-            time.sleep(0.1 * 2**count if count < ATTEMPTS - 1 else 0)
+            time.sleep(0.2 * 2**count if count < ATTEMPTS - 1 else 0)
     raise SandboxError(f"the sandbox could not be started: {problem}")
 
 
