@@ -169,7 +169,8 @@ def group_influence(
             }
         )
     # A group without a difficulty would make the column one of objects.
-    return pd.DataFrame(rows).astype({name: examples[name].dtype for name in keys})
+    columns = ["target", *keys, "mean", "low", "high", "runs", "n"]
+    return pd.DataFrame(rows, columns=columns).astype({name: examples[name].dtype for name in keys})
 
 
 def _tables(

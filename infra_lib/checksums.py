@@ -84,6 +84,16 @@ def read_manifest(folder: Path) -> dict[str, str]:
     return digests
 
 
+def names_within(listed: object) -> bool:
+    """Return whether a record's list of files is one, and names nothing outside its own folder.
+
+    Folders come from anybody: a name could lead out of one, to what never ends when it is read.
+    """
+    return isinstance(listed, dict) and not any(
+        Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name for name in listed
+    )
+
+
 def damage(folder: Path, recorded: Mapping[str, str]) -> list[str]:
     """Return the recorded files of a folder that are missing, unreadable, or differ from their digest."""
     return [name for name, digest in recorded.items() if not _matches(folder / name, digest)]

@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as hf_logging
 
-from infra_lib.checksums import damage
+from infra_lib.checksums import damage, names_within
 from infra_lib.device import to_device
 from infra_lib.errors import DataError, ModelError, shown
 from infra_lib.examples import Example, is_text
@@ -152,20 +152,20 @@ def check_model_folder(source: str | Path, *, weights: bool = True) -> None:
 def _check_recorded(folder: Path) -> None:
     """Raise for files of a model that differ from what a training or a conversion here recorded of them.
 
-    A ``run.json`` of another program, which carries no seal, is none of ours.
+    A ``run.json`` that carries no seal is another program's, and none of ours; one that is torn is not used.
     """
     path, listed = folder / "run.json", None
     try:
         if path.is_file() and is_sealed(path):
             listed = read_sealed(path).get("files")
         elif (path := folder / "packaged.json").is_file():
-            listed = {"model.safetensors": str(_read_object(path).get("weights_sha256", ""))}
+            recorded = _read_object(path).get("weights_sha256")
+            listed = None if recorded is None else {"model.safetensors": str(recorded)}
     except (DataError, OSError, RecursionError) as error:
         raise ModelError(str(error)) from None
     if listed is None:
         return
-    # Folders come from anybody: a name could lead out of this one.
-    if not isinstance(listed, dict) or any(Path(n).is_absolute() or ".." in Path(n).parts for n in listed):
+    if not names_within(listed):
         raise ModelError(f"{path}: files must give digests of files in the folder")
     if changed := damage(folder, listed):
         raise ModelError(

@@ -39,6 +39,7 @@ def describe_prompts(
     return {
         "form": CHAT if used else PLAIN,
         "template_digest": digest_of(template) if used and template else None,
+        "template_left_out": bool(template) and not used,
         "examples": len(examples),
         "with_system_text": sum(bool(example.system) for example in examples),
     }
@@ -55,10 +56,15 @@ def cautions(record: Mapping[str, Any]) -> list[str]:
     """Return what to look at in a record: system text that becomes plain text, or nothing."""
     if record["form"] == CHAT or not record["with_system_text"]:
         return []
+    remedy = (
+        "the tokenizer has one that was left out (--no-chat-template)"
+        if record.get("template_left_out")
+        else "put its chat_template.jinja into the model's folder"
+    )
     return [
         f"Without a chat template the system text of {record['with_system_text']:,} of "
         f"{record['examples']:,} examples stands before their prompt as a paragraph: right for a base model; "
-        "for one that is tuned on chats, put its chat_template.jinja into the model's folder."
+        f"for one that is tuned on chats, {remedy}."
     ]
 
 

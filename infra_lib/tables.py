@@ -155,7 +155,8 @@ def example_gallery(frame: pd.DataFrame) -> str:
             text = escape(row["response"][sentence.start : sentence.end].rstrip("\n"))
             tag = "code" if kind == "program" else "span"
             parts.append(f'<{tag} class="kind-{attribute(kind)}" title="{attribute(kind)}">{text}</{tag}>')
-        category = f", {escape(row['category'])}" if row["category"] else ""
+        given_category = isinstance(row["category"], str) and row["category"]  # NaN where others have one
+        category = f", {escape(row['category'])}" if given_category else ""
         title = f"{named(row['domain'])}{category}, difficulty {level_name(row['difficulty'])}"
         cards.append(
             f'<div class="example-card"><div class="example-title">{title}</div>'
@@ -509,7 +510,7 @@ def exams_by_window(table: pd.DataFrame) -> str:
         ]
         for r in each_row(table)
     ]
-    headers = ["exam", "difficulty", "contest held", "accuracy", "runs", "problems"]
+    headers = ["exam", "difficulty", "published", "accuracy", "runs", "problems"]
     return html_table(headers, rows, left=3, label="Accuracy by date of the problems")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from infra_lib.checksums import MANIFEST, files_below, is_intact, read_manifest
+from infra_lib.checksums import MANIFEST, files_below, is_intact, names_within, read_manifest
 from infra_lib.errors import DataError, ParameterError
 from infra_lib.files import file_digest, is_sealed, read_sealed
 from infra_lib.layout import STAGES, stage_folder
@@ -37,6 +37,8 @@ MENDING = {
 
 SCORES = ("provenance.json", "adapt.json")
 """Records of a folder of scores: of ``infra attribute``, and of what ``infra adapt`` puts beside it."""
+
+ELSEWHERE = "lists files in another form than names below its own folder"
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,9 @@ def _folder_items(folder: Path) -> Iterator[Item]:
         yield from _recorded("models", folder, "run.json")
     if (folder / "packaged.json").is_file():
         yield Item("models", folder / "model.safetensors", lambda: _unlike_package(folder))
-    if any((folder / name).is_file() for name in SCORES):
+    if _is_base(folder):
+        yield from _recorded("models", folder, "provenance.json")
+    elif any((folder / name).is_file() for name in SCORES):
         yield from _score_items(folder)
     if (folder / "page.json").is_file():
         yield _sealed("pages", folder / "page.json")
@@ -183,10 +187,18 @@ def _folder_items(folder: Path) -> Iterator[Item]:
         yield from _score_items(folder / "scores")
 
 
+def _is_base(folder: Path) -> bool:
+    """Return whether a folder's provenance is that of a base model, whose weights it gives."""
+    try:
+        return "weights_sha256" in read_sealed(folder / "provenance.json")
+    except (DataError, OSError):
+        return False
+
+
 def _unlike_package(folder: Path) -> str | None:
     try:
         digest = json.loads((folder / "packaged.json").read_text(encoding="utf-8"))["weights_sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "has a torn packaged.json beside it"
     return _with_digest("models", folder / "model.safetensors", digest).check()
 
@@ -206,6 +218,10 @@ def _score_items(folder: Path) -> Iterator[Item]:
         try:
             listed = read_sealed(path).get("files", {})
         except (DataError, OSError):
+            read = False
+            continue
+        if not names_within(listed):
+            yield Item("scores", path, lambda: ELSEWHERE)
             read = False
             continue
         fresh = {key: digest for key, digest in listed.items() if key not in known | {"provenance.json"}}
@@ -238,6 +254,9 @@ def _recorded(kind: str, folder: Path, record: str, *, besides: tuple[str, ...] 
     try:
         listed = read_sealed(folder / record)["files"]
     except (DataError, OSError, KeyError):
+        return
+    if not names_within(listed):
+        yield Item(kind, folder / record, lambda: ELSEWHERE)
         return
     yield from (_with_digest(kind, folder / name, digest) for name, digest in listed.items())
     yield from _unrecorded(kind, folder, {*listed, record, *besides})

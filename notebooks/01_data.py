@@ -79,20 +79,23 @@ stage.write_fragment("splits", tables.split_counts_markdown(counts))
 stage.write_fragment("gallery", tables.example_gallery(frames["train"]))
 
 # %% [markdown]
-# ## Hard solutions are longer
+# ## Length by difficulty
 #
-# The number of characters in a solution grows with its difficulty. Swapping easy for
-# hard examples therefore changes how much text a model trains on, which is why arms are
+# Where the number of characters in a solution grows with its difficulty, swapping easy for
+# hard examples changes how much text a model trains on, which is why arms are
 # compared with the number of tokens beside them.
 
 # %%
 lengths = frames["train"].assign(characters=frames["train"]["response"].str.len())
+known = lengths.dropna(subset=["difficulty"])
+middle = known.groupby(["domain", "difficulty"])["characters"].median()
 stage.write_figure(
     "length_by_difficulty",
     figures.length_by_difficulty(lengths),
     data=lengths[["id", "domain", "difficulty", "characters"]],
-    alt="Length of solutions in characters against difficulty, for mathematics and code: both rise with every level.",
-    caption=f"Length of the training solutions by difficulty (n = {len(lengths):,}).",
+    alt="Length of solutions in characters against difficulty. Medians: "
+    + ("; ".join(f"{domain} {level:g}: {value:.0f}" for (domain, level), value in middle.items()) or "none"),
+    caption=f"Length of the training solutions by difficulty (n = {len(known):,}).",
 )
 
 # %% [markdown]

@@ -120,7 +120,7 @@ print(f"{len(runs)} runs of {len(train):,} examples, {len(test)} exam problems e
 print(f"generated programs were run with {isolation(params.sandbox)} isolation")
 
 # %% [markdown]
-# ## Accuracy falls with difficulty
+# ## Accuracy by difficulty
 #
 # Answers are drawn as the parameters say: by default greedily, one for each problem. Several
 # answers to a problem are averaged. Intervals resample problems and runs together, so they
@@ -139,8 +139,12 @@ stage.write_figure(
     "accuracy_by_difficulty",
     figures.accuracy_by_difficulty(by_level),
     data=by_level,
-    alt="Accuracy on the test problems against difficulty for mathematics and code, with intervals; both fall as difficulty rises.",
-    caption=f"Accuracy (pass@1, {params.decoding()}) by difficulty; {len(runs)} runs, {len(test)} problems each.",
+    alt="Accuracy on the test problems against difficulty for mathematics and code, with intervals. "
+    + "; ".join(
+        f"{r.domain} {r.difficulty:g}: {r.mean:.2f}"
+        for r in by_level.dropna(subset=["difficulty"]).itertuples()
+    ),
+    caption=f"Accuracy (pass@1, {params.decoding()}) by difficulty; {len(runs)} runs, {sum(e.difficulty is not None for e in test)} problems each.",
 )
 
 # %%

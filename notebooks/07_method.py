@@ -131,7 +131,7 @@ if on:
 shown
 
 # %% [markdown]
-# Over all tokens of all examples, the readings go together loosely. On the dotted line they
+# Over all tokens of all examples, the two readings beside each other. On the dotted line they
 # would be equal.
 
 # %%

@@ -20,6 +20,7 @@ from infra_lib.attributes import (
 )
 from infra_lib.errors import NumericalError, ParameterError
 from infra_lib.examples import Example
+from infra_lib.tables import group_influence_table
 
 RNG = np.random.default_rng(0)
 EXAMPLES = pd.DataFrame(
@@ -144,3 +145,25 @@ def test_arms_are_compared_on_shared_runs_and_problems_only() -> None:
     means = frame.groupby("arm")["correct"].mean()
     assert found.iloc[0]["difference"] == pytest.approx(means["flip"] - means["uniform"])
     assert (found.iloc[0]["runs"], found.iloc[0]["n"]) == (2, 30)
+
+
+def test_examples_without_a_difficulty_are_a_group_of_their_own() -> None:
+    examples = pd.DataFrame(
+        {
+            "id": list("abcdef"),
+            "domain": ["math"] * 6,
+            "difficulty": pd.array([1, 1, 2, None, None, None], "Int64"),
+        }
+    )
+    scores = pd.DataFrame(
+        [
+            {"base_seed": seed, "id": key, "target": "math", "score": value + 0.1 * seed * (key == "a")}
+            for seed in (0, 1)
+            for value, key in enumerate("abcdef")
+        ]
+    )
+    found = group_influence(scores, examples, ["domain", "difficulty"], samples=100)
+    assert found["difficulty"].dtype == "Int64"
+    assert found["n"].tolist() == [2, 1, 3]
+    assert pd.isna(found["difficulty"].iloc[2])
+    assert "none" in group_influence_table(found)

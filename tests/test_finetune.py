@@ -194,6 +194,7 @@ def test_a_changed_byte_of_a_model_is_found_before_it_is_used(
     [
         ({"/dev/zero": "x"}, "files must give digests"),
         ({"../x": "x"}, "files must give"),
+        ({"a\0b": "x"}, "files must give"),
         ([], "files must give"),
     ],
 )
@@ -203,6 +204,9 @@ def test_a_record_that_leads_out_of_its_folder_is_refused(model_folder, tmp_path
     write_sealed(tmp_path / "m" / "run.json", {"files": files})
     with pytest.raises(ModelError, match=problem):
         check_model_folder(tmp_path / "m")
+    found = verify_folder(tmp_path / "m", progress=False)
+    assert found.tallies["models"].torn_or_changed == 1
+    assert "lists files in another form than names below its own folder" in found.problems[0]
     (tmp_path / "m" / "run.json").write_text('{"of": "another program"}')
     check_model_folder(tmp_path / "m")
 

@@ -36,11 +36,14 @@ def with_system(splits):
 
 def test_the_form_is_that_of_the_tokenizer_unless_it_is_asked_for(tokenizer, chatty, with_system) -> None:
     counts = {"examples": 5, "with_system_text": 3}
-    plain = {"form": PLAIN, "template_digest": None, **counts}
-    chat = {"form": CHAT, "template_digest": digest_of(TEMPLATE), **counts}
+    plain = {"form": PLAIN, "template_digest": None, "template_left_out": False, **counts}
+    chat = {"form": CHAT, "template_digest": digest_of(TEMPLATE), "template_left_out": False, **counts}
     assert describe_prompts(tokenizer, with_system) == plain
     assert describe_prompts(chatty, with_system) == chat
-    assert describe_prompts(chatty, with_system, chat_template=False) == plain
+    left_out = describe_prompts(chatty, with_system, chat_template=False)
+    assert left_out == plain | {"template_left_out": True}
+    assert "left out (--no-chat-template)" in cautions(left_out)[0]
+    assert "chat_template.jinja" not in cautions(left_out)[0]
 
 
 def test_system_text_as_plain_text_is_a_caution_and_nothing_else_is(tokenizer, chatty, with_system) -> None:

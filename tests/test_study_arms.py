@@ -118,6 +118,8 @@ def test_an_arm_that_would_replace_nothing_is_refused_before_any_training(splits
         check_arms(Study(arms=["uniform", "flip"]), unlabelled, splits.swap_pool)
     check_arms(Study(arms=["uniform", "without_exploration"]), unlabelled, splits.swap_pool)
     check_arms(Study(arms=["flip"], swap_fraction=0.0), splits.train, splits.swap_pool)
+    with pytest.raises(ParameterError, match=r"swap_fraction is 0\.001.*larger: of no level"):
+        check_arms(Study(arms=["flip"], swap_fraction=0.001), splits.train, splits.swap_pool)
 
 
 def test_each_arm_is_compared_with_uniform_and_some_with_each_other() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,7 @@ from infra_lib.tables import (
     html_table,
     influential_examples,
     interval,
+    named,
     p_value,
 )
 
@@ -56,6 +58,13 @@ def test_gallery_shows_hostile_examples_as_text(splits) -> None:
     assert "<script" not in page
     assert "\n\n" not in page
     assert page.count("example-title") == frame.groupby(["domain", "category"]).ngroups
+
+
+def test_gallery_of_examples_of_which_some_have_a_category_names_none_where_there_is_none(splits) -> None:
+    frame = to_frame([replace(splits.train[0], category=None), *splits.train[1:]])
+    page = example_gallery(frame)
+    assert "nan" not in page
+    assert f"{named(splits.train[0].domain)}, difficulty" in page
 
 
 def test_influential_examples_escape_both_texts() -> None:

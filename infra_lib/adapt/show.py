@@ -236,7 +236,7 @@ def provenance_table(results: Results) -> str:
             f"{escape(options['method'])}, damping {options['damping']:g}, "
             f"{escape(options['reading'])} reading",
         ],
-        *([["prompts", escape(record["prompts"]["form"])]] if "prompts" in record else []),
+        ["prompts", escape(record["prompts"]["form"]) if "prompts" in record else "not recorded"],
         ["layers", f"{len(record['layers'])}, such as {escape(record['layers'][0])}"],
         ["arithmetic", escape(options["dtype"])],
         ["device", f"{escape(made['device'])}; {made['threads']} threads used"],

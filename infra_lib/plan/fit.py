@@ -49,7 +49,7 @@ def _next_change(plan: Plan, step: Step) -> tuple[str, Plan] | None:
             return changed(
                 f"attribution with {less} tokens a batch, not {now.batch_tokens}", batch_tokens=less
             )
-        if step.what == "fit factors" and now.factor_bytes > 2**30:
+        if step.what in ("fit factors", "sweep") and now.factor_bytes > 2**30:
             less = now.factor_bytes // 2
             return changed(f"factors within {gib(less)}, in more parts", factor_bytes=less)
         if step.notebook == "08_explorer" and now.explorer_directions > 1:

@@ -130,6 +130,14 @@ def check_arms(study: Study, train: Sequence[Example], pool: Sequence[Example]) 
             continue
         arm = study_arm(direction, study, train, pool, tokenized=lambda _: {})
         if ARMS[direction] and study.swap_fraction and not arm.replaced:
+            leaving = {
+                (domain, level)
+                for domain, favoured in ARMS[direction].items()
+                for level in (study.easy if favoured == "hard" else study.hard)
+            }
+            if any((example.domain, example.difficulty) in leaving for example in train):
+                rounds = "larger: of no level does it round to one example"
+                raise ParameterError("swap_fraction", study.swap_fraction, rounds)
             labelled = sum(example.difficulty is not None for example in train)
             raise ParameterError(
                 "arms",
