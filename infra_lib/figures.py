@@ -288,6 +288,10 @@ def effects(frame: pd.DataFrame, *, unit: str, labels: Sequence[str] | None = No
     return figure
 
 
+PHONE = 10
+"""Points of letters in a figure of five inches that a phone, 360 pixels wide, shows at ten pixels."""
+
+
 @style.drawn
 def verdicts(frame: pd.DataFrame) -> Figure:
     """Draw every measured effect with its interval, by verdict, beside the direction that is reported.
@@ -300,7 +304,7 @@ def verdicts(frame: pd.DataFrame) -> Figure:
     figure, panels = plt.subplots(
         len(counts),
         1,
-        figsize=(5.3, 0.5 + 0.37 * len(counts) + 0.25 * sum(counts)),
+        figsize=(5.0, 0.75 + 0.42 * len(counts) + 0.29 * sum(counts)),
         squeeze=False,
         height_ratios=counts,
     )
@@ -310,7 +314,7 @@ def verdicts(frame: pd.DataFrame) -> Figure:
         for at, row in enumerate(each_row(part)):
             colour, marker = style.VERDICT_COLOURS[row.verdict], style.VERDICT_MARKERS[row.verdict]
             side = 1 if row.direction == "up" else -1
-            axes.text(-reach, at - 0.32, f"{row.test}  {row.says}", fontsize=8.5, va="center")
+            axes.text(-reach, at - 0.32, f"{row.test}  {row.says}", fontsize=PHONE, va="center")
             axes.plot([0, 0], [at, at + 0.36], color=style.INK, linewidth=1)
             axes.plot([-reach, reach], [at + 0.18] * 2, color=style.LINES, linewidth=0.8, zorder=0)
             axes.plot(
@@ -321,9 +325,9 @@ def verdicts(frame: pd.DataFrame) -> Figure:
                 1.04 * side * reach, at + 0.18, ">" if side > 0 else "<", color=style.INK, markersize=4.5
             )
         axes.set(ylim=(len(part) - 0.4, -0.6), xlim=(-1.08 * reach, 1.08 * reach), yticks=[])
-        axes.set_xlabel(style.UNITS.get(unit, unit), fontsize=8.5)
+        axes.set_xlabel(style.UNITS.get(unit, unit), fontsize=PHONE)
         axes.xaxis.set_major_locator(MaxNLocator(5, symmetric=True))
-        axes.tick_params(axis="x", labelsize=8.5)
+        axes.tick_params(axis="x", labelsize=PHONE)
         axes.spines["left"].set_visible(False)
         axes.grid(False)
     handles = [
@@ -334,8 +338,8 @@ def verdicts(frame: pd.DataFrame) -> Figure:
     figure.legend(
         handles=handles,
         loc="outside upper center",
-        ncols=4,
-        fontsize=8.5,
+        ncols=2,
+        fontsize=PHONE,
         columnspacing=1.1,
         handletextpad=0.4,
         handlelength=1.6,
