@@ -1,4 +1,4 @@
-"""Exams over time: accuracy by exam, difficulty and half-year, where problems carry the day of their contest.
+"""Exams over time: accuracy by exam, difficulty and half-year, where problems carry the day of publication.
 
 A model can have read a problem that was published before its training data end, and not one that was
 published later; an accuracy that falls from one window to the next says that it may have. Half-years are our
@@ -55,7 +55,7 @@ def accuracy_by_window(
     windows = {problem.id: half_year(problem.date) for problem in problems if problem.date}
     dated = answers[answers["id"].isin(windows)]
     if dated.empty:
-        return pd.DataFrame(columns=list(COLUMNS))
+        return pd.DataFrame(columns=list(COLUMNS)).astype({"difficulty": "Int64"})
     named = dated.assign(exam=exams_of(dated["id"], sources), window=dated["id"].map(windows))
     return accuracy_by_group(
         named, ["exam", "difficulty", "window"], samples=samples, confidence=confidence, seed=seed

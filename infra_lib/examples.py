@@ -213,19 +213,7 @@ def _parse_line(path: Path, number: int, raw: bytes) -> Example:
         raise DataError(path, "must be a JSON object with id, domain, prompt, response", number)
     if missing := [key for key in _REQUIRED if key not in record]:
         raise DataError(path, f"misses {', '.join(missing)} (needed: {', '.join(_REQUIRED)})", number)
-    for key in (
-        "id",
-        "domain",
-        "prompt",
-        "response",
-        "category",
-        "answer",
-        "tests",
-        "question",
-        "system",
-        "scoring",
-        "date",
-    ):
+    for key in (*_REQUIRED, *(key for key in _OPTIONAL if key not in ("difficulty", "sentences"))):
         value = record.get(key)
         if value is not None and not isinstance(value, str):
             raise DataError(path, f"{key} is {shown(value)}; it must be text", number)

@@ -168,7 +168,7 @@ stage.write_table("exams", exams)
 stage.write_fragment("exams", tables.exams(exams))
 
 # %% [markdown]
-# Some problems carry the day of their contest (LiveCodeBench's do). A model can have read
+# Some problems carry their day of publication (LiveCodeBench's, of the contest). A model can have read
 # those from before its training data end, and not later ones, so their accuracy is also
 # shown by half-year.
 

@@ -38,6 +38,10 @@ class Setting:
         Curvature of the subset.
     gradients
         Target name to ∇f.
+    pad_id, batch_tokens
+        Of batches in which the subset goes through the model: padding, and padded tokens at most.
+    memory_bytes
+        For directions that the sweep holds at a time.
     """
 
     model: Any
