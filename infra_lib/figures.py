@@ -288,8 +288,8 @@ def effects(frame: pd.DataFrame, *, unit: str, labels: Sequence[str] | None = No
     return figure
 
 
-PHONE = 10
-"""Points of letters in a figure of five inches that a phone, 360 pixels wide, shows at ten pixels."""
+PHONE = 9.5
+"""Points of letters in a figure of five inches; a phone of 390 pixels shows them at nine pixels."""
 
 
 @style.drawn
@@ -304,7 +304,8 @@ def verdicts(frame: pd.DataFrame) -> Figure:
     figure, panels = plt.subplots(
         len(counts),
         1,
-        figsize=(5.0, 0.75 + 0.42 * len(counts) + 0.29 * sum(counts)),
+        # As high as the first screen of the landing page has room for.
+        figsize=(5.1, 0.58 + 0.36 * len(counts) + 0.237 * sum(counts)),
         squeeze=False,
         height_ratios=counts,
     )
@@ -315,7 +316,7 @@ def verdicts(frame: pd.DataFrame) -> Figure:
             colour, marker = style.VERDICT_COLOURS[row.verdict], style.VERDICT_MARKERS[row.verdict]
             side = 1 if row.direction == "up" else -1
             axes.text(-reach, at - 0.32, f"{row.test}  {row.says}", fontsize=PHONE, va="center")
-            axes.plot([0, 0], [at, at + 0.36], color=style.INK, linewidth=1)
+            axes.plot([0, 0], [at + 0.07, at + 0.29], color=style.INK, linewidth=1)
             axes.plot([-reach, reach], [at + 0.18] * 2, color=style.LINES, linewidth=0.8, zorder=0)
             axes.plot(
                 [row.low, row.high], [at + 0.18] * 2, color=colour, solid_capstyle="butt", linewidth=2.5

@@ -32,7 +32,8 @@ def describe_prompts(
     -------
     dict
         ``form`` (:data:`CHAT` or :data:`PLAIN`), ``template_digest`` (of the template that is used, None for
-        plain text), ``examples``, and ``with_system_text``, how many of them have text for a system turn.
+        plain text), ``template_left_out`` (whether the tokenizer has one that is not used), ``examples``,
+        and ``with_system_text``, how many of them have text for a system turn.
     """
     template = getattr(tokenizer, "chat_template", None)
     used = bool(template) if chat_template is None else chat_template

@@ -11,6 +11,7 @@ from infra_lib import figures as study_figures
 from infra_lib import style
 from infra_lib import tables as study_tables
 from infra_lib.claims import measure_claims
+from infra_lib.files import copied
 from infra_lib.kinds import show
 from infra_lib.kinds.influence import from_others
 from infra_lib.markup import escape
@@ -35,6 +36,18 @@ SECTIONS = {
 
 PARTS = {"full": "09_validation", "full_arms": "05_reweighting_arms", "full_claims": "06_summary"}
 """Fragments of the study ``full``, and the stage of the record that each shows."""
+
+BEHIND = {
+    "accuracy_by_difficulty": ["03_finetune_evaluate/accuracy_by_difficulty.parquet"],
+    "group_influence": ["04_example_influence/group_influence.parquet"],
+    "sentence_kinds": ["04_example_influence/sentence_kinds.parquet"],
+    "token_classes": ["04_example_influence/token_classes.parquet"],
+    "arms": ["05_reweighting_arms/arms.parquet"],
+    "claims": ["06_summary/claims.parquet", "04_example_influence/hard_minus_easy.parquet"],
+    **{name: ["09_validation/lds.parquet"] for name in ("lds", "lds_each", "dampings")},
+    **{name: [f"09_validation/{name}.parquet"] for name in ("choice", "removal", "groups")},
+}
+"""The file of a record behind each figure: the first that it holds."""
 
 PAGE = "larger"
 """The page of the studies of larger models."""
@@ -343,5 +356,16 @@ def _shown(
 ) -> str:
     study = record.folder.name
     folder = results / "figures" / study
-    style.save_figure(folder, study, name, figure, data=data, alt=alt, caption=caption, page=page)
+    behind = next(path for path in (record.folder / place for place in BEHIND[name]) if path.is_file())
+    style.save_figure(
+        folder,
+        study,
+        name,
+        figure,
+        data=data,
+        alt=alt,
+        caption=caption,
+        page=page,
+        results=copied(behind, results, f"data/{study}/{behind.name}"),
+    )
     return (folder / f"{name}.md").read_text(encoding="utf-8")

@@ -18,7 +18,7 @@ from infra_lib.models import prompt_tokens
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"precision": "bf16"}, "precision is 'bf16'.*float32, bfloat16, float16"),
+        ({"precision": "bf16"}, "precision is 'bf16'.*float32, tf32, bfloat16, float16"),
         ({"precision": "float16"}, "float32 or bfloat16 on a CPU"),
         ({"attention": "flash"}, "attention is 'flash'"),
         ({"attention": "flash_attention_2"}, "CUDA device"),
@@ -78,8 +78,8 @@ def test_state_takes_the_bytes_that_are_documented(model_folder, splits, tmp_pat
     sizes = {}
     original = run.train_quietly
 
-    def measuring(trainer, work):
-        result = original(trainer, work)
+    def measuring(trainer, work, **options):
+        result = original(trainer, work, **options)
         state = trainer.optimizer.optimizer.state.values()
         sizes["moments"] = sum(t.nbytes for s in state for name, t in s.items() if name.startswith("exp_avg"))
         sizes["parameters"] = sum(p.nbytes for p in trainer.model.parameters())

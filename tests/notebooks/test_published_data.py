@@ -150,6 +150,7 @@ def test_the_form_of_prompts_is_in_the_provenance(published) -> None:
     assert record["notes"]["prompts"] == {
         "form": CHAT,
         "template_digest": digest_of(TEMPLATE),
+        "template_left_out": False,
         "examples": examples,
         "with_system_text": 2 * PER_DOMAIN + EXAMS["livecodebench"],
     }
