@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from infra_lib.curvature.fit import construction_bytes, layer_groups, partitions
-from infra_lib.evaluate.generate.transformers_engine import CACHE_BYTES
+from infra_lib.evaluate.generate.transformers_engine import CACHE_BYTES, cached_bytes
 from infra_lib.finetune.config import MIXED, FinetuneConfig
 from infra_lib.finetune.memory import lora_parameters, state_bytes
 from infra_lib.finetune.trainer import CHUNK_ELEMENTS
@@ -229,10 +229,8 @@ class Plan:
     def generate(self, answers: int, notebook: str) -> Step:
         """Return generation: a step of decoding reads the weights once and each answer's cache."""
         config, width = self.architecture.config, bytes_of(self.choices.attribution_dtype)
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        each = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         length = self.work.lengths.prompt + self.work.answer_tokens
-        cache = 2 * config.num_hidden_layers * heads * each * width * length
+        cache = cached_bytes(config, width) * length
         grown = 1.0 if self.choices.engine == "vllm" else GROWN_CACHE
         one = int(grown * cache) + 8 * config.vocab_size
         room = self.machine.memory_bytes / ALLOCATOR * 0.9 - self.weight_bytes

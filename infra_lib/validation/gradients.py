@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from infra_lib.curvature import Factors, captured, weight_shape
+from infra_lib.curvature.fit import layer_groups
 from infra_lib.errors import NumericalError, ParameterError
 from infra_lib.models import Encoded, batches
 from infra_lib.responses import token_log_probs
@@ -77,7 +78,9 @@ def gradient_scores(
     squared = np.zeros(len(train))
     if memory_bytes is None:
         memory_bytes = 2**33 if model.device.type == "cuda" else 2**29
-    for names in _groups(model, factors, sum(shape), memory_bytes):
+    modules = dict(model.named_modules())
+    needs = {name: 4 * sum(shape) * int(np.prod(weight_shape(modules[name]))) for name in factors.layers}
+    for names in layer_groups(needs, memory_bytes):
         found_train = _gradients(model, train, names, pad_id, batch_tokens)
         found_target = _gradients(model, targets, names, pad_id, batch_tokens)
         for name in names:
@@ -109,21 +112,6 @@ def _layer_scores(
 
 def _product(rows: Tensor, columns: Tensor) -> np.ndarray:
     return (rows.flatten(1) @ columns.flatten(1).T).double().cpu().numpy()
-
-
-def _groups(model: Any, factors: Factors, examples: int, memory_bytes: int) -> Iterator[list[str]]:
-    """Yield layer names in groups whose gradients fit the memory, at least one layer each."""
-    modules = dict(model.named_modules())
-    group: list[str] = []
-    held = 0
-    for name in factors.layers:
-        size = 4 * examples * int(np.prod(weight_shape(modules[name])))
-        if group and held + size > memory_bytes:
-            yield group
-            group, held = [], 0
-        group.append(name)
-        held += size
-    yield group
 
 
 def _gradients(

@@ -209,11 +209,9 @@ def write_record(
             raise InfraError(f"{stage} ran from changed code; commit, then `infra run --study {study}`")
         shutil.rmtree(new / stage, ignore_errors=True)
         (new / stage).mkdir(parents=True)
-        for name in KEPT[stage]:
+        there = [n for n in KEPT_TOO.get(stage, ()) if (own / "data" / f"{n}.parquet").is_file()]
+        for name in (*KEPT[stage], *there):
             shutil.copy2(own / "data" / f"{name}.parquet", new / stage / f"{name}.parquet")
-        for name in KEPT_TOO.get(stage, ()):
-            if (own / "data" / f"{name}.parquet").is_file():
-                shutil.copy2(own / "data" / f"{name}.parquet", new / stage / f"{name}.parquet")
         found = {key: record[key] for key in PROVENANCE if key in record}
         write_sealed(new / stage / "provenance.json", found | {"digest": data_digest(record)})
     for stage in outdated(new):

@@ -80,28 +80,20 @@ def _larger(root: Path, study: str, results: Path) -> str:
     if not (root / "records" / study).is_dir():
         return f"not available: the study <code>{study}</code> has no record here"
     record = Record(root, study)
-    made = {
-        "02_base_model": _bases,
-        "03_finetune_evaluate": _accuracy,
-        "04_example_influence": _influence,
-        "05_reweighting_arms": _arms,
-        "06_summary": _claims,
-        "09_validation": _validation,
-    }
-    headings = {
-        "02_base_model": "The base models",
-        "03_finetune_evaluate": "Accuracy after fine-tuning",
-        "04_example_influence": "Influence by difficulty, sentence and token",
-        "05_reweighting_arms": "The arms",
-        "06_summary": "The claims",
-        "09_validation": "Do the scores predict retraining?",
+    sections = {
+        "02_base_model": ("The base models", _bases),
+        "03_finetune_evaluate": ("Accuracy after fine-tuning", _accuracy),
+        "04_example_influence": ("Influence by difficulty, sentence and token", _influence),
+        "05_reweighting_arms": ("The arms", _arms),
+        "06_summary": ("The claims", _claims),
+        "09_validation": ("Do the scores predict retraining?", _validation),
     }
     shown = [_badge(record, record.stages)]
-    for stage in made:
+    for stage, (heading, made) in sections.items():
         if stage in record.stages:
-            shown += [f"### {headings[stage]}", made[stage](record, results).replace("\n### ", "\n#### ")]
+            shown += [f"### {heading}", made(record, results).replace("\n### ", "\n#### ")]
         elif stage == "06_summary" and "04_example_influence" in record.stages:
-            shown += [f"### {headings[stage]}", _claims_of_influence(record, results)]
+            shown += [f"### {heading}", _claims_of_influence(record, results)]
     return "\n\n".join(shown)
 
 

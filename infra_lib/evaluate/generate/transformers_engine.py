@@ -175,12 +175,17 @@ class TransformersEngine:
 def _batch_tokens(model: Any) -> int:
     """Return the tokens of a batch whose keys and values take :data:`CACHE_BYTES` on a GPU."""
     config: Any = getattr(model, "config", None)
-    heads = getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", None)
-    if getattr(getattr(model, "device", None), "type", "cpu") == "cpu" or not heads:
+    on_cpu = getattr(getattr(model, "device", None), "type", "cpu") == "cpu"
+    if on_cpu or not getattr(config, "num_attention_heads", None):
         return BATCH_TOKENS
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize
-    return max(1, CACHE_BYTES // token)
+    return max(1, CACHE_BYTES // cached_bytes(config, model.dtype.itemsize))
+
+
+def cached_bytes(config: Any, itemsize: int) -> int:
+    """Return the bytes of one token's keys and values in all layers, at so many bytes a number."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    each = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * each * itemsize)
 
 
 class _StopTexts(StoppingCriteria):
