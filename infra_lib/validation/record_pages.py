@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -52,8 +53,12 @@ BEHIND = {
 PAGE = "larger"
 """The page of the studies of larger models."""
 
-LARGER = ("larger", "smollm2-gpu")
-"""Studies of larger models, each with one fragment that shows all of its record."""
+LARGER: Mapping[str, tuple[str, ...] | None] = {
+    "larger": None,
+    "larger-validation": ("02_base_model", "09_validation"),
+    "smollm2-gpu": None,
+}
+"""Records of larger models, each with one fragment, and the stages that it shows; None shows all."""
 
 
 def fragments(root: Path, results: Path) -> dict[str, str]:
@@ -62,7 +67,7 @@ def fragments(root: Path, results: Path) -> dict[str, str]:
     What the record does not hold says so.
     """
     style.apply()
-    larger = {name.replace("-", "_"): _larger(root, name, results) for name in LARGER}
+    larger = {name.replace("-", "_"): _larger(root, name, results, only) for name, only in LARGER.items()}
     if not (root / "records" / STUDY).is_dir():
         return dict.fromkeys(PARTS, ABSENT) | larger
     record = Record(root)
@@ -75,11 +80,12 @@ def fragments(root: Path, results: Path) -> dict[str, str]:
     }
 
 
-def _larger(root: Path, study: str, results: Path) -> str:
-    """Return all that the record of a study of larger models shows, section by section."""
-    if not (root / "records" / study).is_dir():
-        return f"not available: the study <code>{study}</code> has no record here"
-    record = Record(root, study)
+def _larger(root: Path, name: str, results: Path, only: tuple[str, ...] | None) -> str:
+    """Return what the record of a study of larger models shows, section by section."""
+    if not (root / "records" / name).is_dir():
+        return f"not available: there is no record <code>records/{name}</code> here"
+    record = Record(root, name)
+    stages = [stage for stage in record.stages if only is None or stage in only]
     sections = {
         "02_base_model": ("The base models", _bases),
         "03_finetune_evaluate": ("Accuracy after fine-tuning", _accuracy),
@@ -90,9 +96,9 @@ def _larger(root: Path, study: str, results: Path) -> str:
     }
     shown = [_badge(record, record.stages)]
     for stage, (heading, made) in sections.items():
-        if stage in record.stages:
+        if stage in stages:
             shown += [f"### {heading}", made(record, results).replace("\n### ", "\n#### ")]
-        elif stage == "06_summary" and "04_example_influence" in record.stages:
+        elif stage == "06_summary" and "04_example_influence" in stages:
             shown += [f"### {heading}", _claims_of_influence(record, results)]
     return "\n\n".join(shown)
 

@@ -163,7 +163,7 @@ def _close(folder, stage, commit, reads=None) -> None:
 def test_a_whole_study_becomes_a_record_and_the_record_becomes_a_page(project) -> None:
     record.write_record(project)
     fragments = record_pages.fragments(project, project / "results")
-    assert set(fragments) == {*record_pages.PARTS, "larger", "smollm2_gpu"}
+    assert set(fragments) == {*record_pages.PARTS, "larger", "larger_validation", "smollm2_gpu"}
     shown = fragments["full"]
     badge, verdict = shown.split("\n\n")[:2]
     assert "recorded run" in badge
@@ -270,7 +270,7 @@ def test_without_a_record_the_page_says_so(tmp_path) -> None:
         record_pages.PARTS, record_pages.ABSENT
     )
     assert all(
-        f"<code>{study}</code> has no record" in found[study.replace("-", "_")]
+        f"no record <code>records/{study}</code>" in found[study.replace("-", "_")]
         for study in record_pages.LARGER
     )
     (tmp_path / "records" / "full").mkdir(parents=True)
@@ -321,7 +321,7 @@ def test_the_verdict_says_what_was_not_reached() -> None:
 def test_the_recorded_studies_of_larger_models_are_whole_and_shown(tmp_path) -> None:
     root = Path(__file__).resolve().parents[2]
     shown = record_pages.fragments(root, tmp_path)
-    for study in record_pages.LARGER:
+    for study, only in record_pages.LARGER.items():
         text = shown[study.replace("-", "_")]
         kept = record.Record(root, study)
         assert "recorded run" in text.split("\n\n", 1)[0]
@@ -329,13 +329,13 @@ def test_the_recorded_studies_of_larger_models_are_whole_and_shown(tmp_path) -> 
             device = kept.provenance(stage)["environment"]["device"]
             assert device.startswith("NVIDIA") or stage == "06_summary", (study, stage, device)
         accuracy = kept.table("03_finetune_evaluate", "accuracy").set_index("domain")["mean"]
-        assert f"code {accuracy['code']:.2f}" in html.unescape(text)
-        for name in ("group_influence", "sentence_kinds", "token_classes", "claims"):
-            assert (tmp_path / "figures" / study / f"{name}.svg").is_file()
+        assert (f"code {accuracy['code']:.2f}" in html.unescape(text)) == (only is None)
+        for name in ("group_influence", "sentence_kinds", "token_classes", "claims", "arms"):
+            assert (tmp_path / "figures" / study / f"{name}.svg").is_file() == (only is None)
         assert not active_markup(text)
     assert "humaneval" in shown["smollm2_gpu"]
-    assert "Do the scores predict retraining?" in shown["larger"]
-    lds = record.Record(root, "larger").table("09_validation", "lds")
+    assert "Do the scores predict retraining?" in shown["larger_validation"]
+    lds = record.Record(root, "larger-validation").table("09_validation", "lds")
     assert lds["subsets"].min() >= 200
     assert set(lds["method"]) == set(VALIDATION_METHODS)
 
@@ -364,4 +364,4 @@ def test_captions_say_what_intervals_speak_of(tmp_path) -> None:
     assert 0 < humaneval < accuracy["n"].sum()
     assert f"with {humaneval} problems that have no difficulty" in shown["smollm2_gpu"]
     assert "that have no difficulty" not in shown["larger"]
-    assert "without 40% of the examples; the data have every part" in shown["larger"]
+    assert "without 40% of the examples; the data have every part" in shown["larger_validation"]
