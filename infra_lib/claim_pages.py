@@ -173,5 +173,5 @@ def _ours(row: Any, origin: str) -> str:
     if row is None:
         return tables.NOT_AVAILABLE
     shown = [f"{100 * value:.1f}" for value in (row.mean, row.low, row.high)]
-    size = f"<br><small>{row.runs} runs, {row.n} problems</small>"
+    size = f"<br><small>{tables.of_runs(row.runs)}, {row.n} problems</small>"
     return tables.tip(f"{shown[0]} % [{shown[1]}, {shown[2]}]", origin) + size

@@ -126,7 +126,9 @@ def _card(row: Any, confidence: float, records: dict[str, Any]) -> str:
         stage = "05_reweighting_arms" if row.unit == "accuracy" else "04_example_influence"
         value = tables.tip(value, claim_pages.provenance_line(records, stage))
         low, high = (f"{v:+.{row.digits}f}".replace("-", "−") for v in (row.low, row.high))
-        interval = f"{confidence:.0%} interval [{low}, {high}] {row.unit}; {row.runs} runs, n = {row.n}"
+        interval = (
+            f"{confidence:.0%} interval [{low}, {high}] {row.unit}; {tables.of_runs(row.runs)}, n = {row.n}"
+        )
     return (
         f'<div class="infra-card"><div class="value">{value} {tables.verdict_tag(row.verdict)}</div>'
         f'<div class="what">{tables.escape(row.says)}</div><div class="range">{interval}</div></div>'

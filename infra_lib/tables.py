@@ -32,6 +32,11 @@ def named(key: object) -> str:
     return escape(name_of(key))
 
 
+def of_runs(number: int) -> str:
+    """Return a number of runs in words: ``1 run``, ``6 runs``."""
+    return f"{number} run{'' if number == 1 else 's'}"
+
+
 def tip(shown: str, note: str, css: str = "") -> str:
     """Return finished HTML with a note that pointer and keyboard bring up, and that is read aloud.
 
@@ -391,9 +396,8 @@ def claims_table(
             measured = NOT_AVAILABLE
         else:
             value = interval(r.mean, r.low, r.high, digits=r.digits, signed=True) + f" {r.unit}"
-            measured = (
-                f"{tip(value, (origins or {}).get(r.unit, ''))}<br><small>{r.runs} runs, n = {r.n}</small>"
-            )
+            size = f"<br><small>{of_runs(r.runs)}, n = {r.n}</small>"
+            measured = tip(value, (origins or {}).get(r.unit, "")) + size
         number = escape(r.reported) if r.reported else f"number {NOT_AVAILABLE}"
         reported = f"{tip(number, r.mark_says)}<br><small>{direction_word(r.direction)}</small>"
         rows.append([str(r.test), escape(r.says), reported, measured, verdict_tag(r.verdict)])

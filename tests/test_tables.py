@@ -20,6 +20,7 @@ from infra_lib.tables import (
     influential_examples,
     interval,
     named,
+    of_runs,
     p_value,
 )
 
@@ -98,3 +99,7 @@ def test_numbers_are_written_alike() -> None:
     assert interval(0.1234, -0.05, 0.3, signed=True) == "+0.123 [−0.050, +0.300]"
     assert p_value(0.0001) == "&lt; 0.001"
     assert "computed in this build" in badge("computed")
+
+
+def test_one_run_is_one_run() -> None:
+    assert [of_runs(number) for number in (0, 1, 6)] == ["0 runs", "1 run", "6 runs"]

@@ -73,7 +73,7 @@ def fragments(root: Path, results: Path) -> dict[str, str]:
     record = Record(root)
     made = {"full": _validation, "full_arms": _arms, "full_claims": _claims}
     return larger | {
-        name: f"{_badge(record, [stage])}\n\n{made[name](record, results)}"
+        name: f"{_badge(record, _behind(record, stage))}\n\n{made[name](record, results)}"
         if stage in record.stages
         else ABSENT_PART
         for name, stage in PARTS.items()
@@ -115,6 +115,7 @@ def _accuracy(record: Record, results: Path) -> str:
     spoken = "; ".join(f"{study_tables.named(row.domain)} {row.mean:.2f}" for row in overall.itertuples())
     unlabelled = int(overall["n"].sum() - levels.loc[levels["difficulty"].notna(), "n"].sum())
     apart = f", with {unlabelled} problems that have no difficulty" if unlabelled else ""
+    runs = study_tables.of_runs(int(overall["runs"].max()))
     drawing = _shown(
         record,
         results,
@@ -122,7 +123,7 @@ def _accuracy(record: Record, results: Path) -> str:
         study_figures.accuracy_by_difficulty(levels),
         levels,
         f"Accuracy by difficulty on mathematics and code. In all: {spoken}.",
-        f"Accuracy by difficulty with intervals, {int(overall['runs'].max())} runs. In all: {spoken}{apart}.",
+        f"Accuracy by difficulty with intervals, {runs}. In all: {spoken}{apart}.",
         f"/{PAGE}",
     )
     exams = record.optional(stage, "exams")
@@ -205,7 +206,10 @@ def _arms(record: Record, results: Path) -> str:
                 _page(record, "/claims/flip"),
             ),
             study_tables.arms_table(arms),
-            study_tables.differences_table(record.table("05_reweighting_arms", "differences")),
+            _folded(
+                "Every difference between arms",
+                study_tables.differences_table(record.table("05_reweighting_arms", "differences")),
+            ),
         ]
     )
 
@@ -279,7 +283,7 @@ def _validation_parts(record: Record, results: Path) -> dict[str, str]:
         ),
         "lds_table": tables.lds_table(lds),
         "ceiling": tables.ceiling_table(ceiling),
-        "differences": tables.differences_table(differences),
+        "differences": _folded("Every difference between methods", tables.differences_table(differences)),
         "dampings": drawn(
             "dampings",
             figures.dampings(fixed),
@@ -301,7 +305,10 @@ def _validation_parts(record: Record, results: Path) -> dict[str, str]:
             "Change of each target after training without the most and least helpful examples.",
             f"Change of the target against models trained on everything{figures.removal_words(removal)}.",
         ),
-        "brittleness": tables.brittleness_table(record.table(stage, "brittleness")),
+        "brittleness": _folded(
+            "Agreement between seeds, by method",
+            tables.brittleness_table(record.table(stage, "brittleness")),
+        ),
         "agreement": tables.agreement_sentence(record.table(stage, "group_agreement")),
         "groups": drawn(
             "groups",
@@ -311,7 +318,7 @@ def _validation_parts(record: Record, results: Path) -> dict[str, str]:
             f"Change of the target after a group was removed or doubled, {int(groups['seeds'].max())} "
             "retrainings each.",
         ),
-        "groups_table": tables.groups_table(groups),
+        "groups_table": _folded("Every group, removed and doubled", tables.groups_table(groups)),
     }
 
 
@@ -321,15 +328,30 @@ def _title(record: Record, stages: list[str]) -> str:
     return f"commit {', '.join(commits)}, {parts[-1]['started'][:10]}"
 
 
+def _behind(record: Record, stage: str) -> list[str]:
+    """Return what a fragment rests on: a stage, or all that the summary summed up."""
+    return record.stages[: record.stages.index(stage) + 1] if stage == "06_summary" else [stage]
+
+
+def _folded(heading: str, table: str) -> str:
+    """Return a long table that opens when its heading is asked for."""
+    return f'<details class="infra-more"><summary>{heading}</summary>\n\n{table}\n\n</details>'
+
+
 def _badge(record: Record, stages: list[str]) -> str:
     """Return the badge of recorded stages with their commit, machine and time."""
     parts = [record.provenance(stage) for stage in stages]
     title, last = _title(record, stages), parts[-1]
-    hours = sum(part["seconds"] for part in parts) / 3600
+    time = _duration(sum(part["seconds"] for part in parts) / 3600)
+    whole = (
+        "from its last start"
+        if len(parts) == 1
+        else f"for {len(parts)} notebooks, from the last start of each"
+    )
     return (
         f"{study_tables.badge('recorded', title)} study <code>{escape(last['study'])}</code>, "
         f"{escape(title)}; {escape(last['environment']['device'])}; "
-        f"{_duration(hours)} for {'this notebook' if len(parts) == 1 else f'{len(parts)} notebooks'}."
+        f"{time} {whole}."
     )
 
 

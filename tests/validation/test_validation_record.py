@@ -167,7 +167,9 @@ def test_a_whole_study_becomes_a_record_and_the_record_becomes_a_page(project) -
     shown = fragments["full"]
     badge, verdict = shown.split("\n\n")[:2]
     assert "recorded run" in badge
-    assert "0.5 hours" in badge
+    assert "0.5 hours from its last start" in badge
+    assert "2.5 hours for 5 notebooks, from the last start of each" in fragments["full_claims"]
+    assert fragments["full_arms"].count("<details") == 1, "a long table is folded"
     assert "<cores>" not in badge
     assert "0.70 [0.60, 0.80]" in verdict
     assert "clearly above gradient cosine" in verdict
@@ -186,7 +188,7 @@ def test_a_whole_study_becomes_a_record_and_the_record_becomes_a_page(project) -
         assert (project / "results" / "figures" / "full" / f"{name}.csv").is_file()
     assert "70%" in sections["Groups removed and doubled"]
     assert "flip − uniform" in fragments["full_arms"]
-    assert "no record here" in fragments["larger"]
+    assert "there is no record" in fragments["larger"]
     assert not any(active_markup(text) for text in fragments.values())
     kept = read_sealed(project / "records" / "full" / "09_validation" / "provenance.json")
     assert kept["environment"]["commit"] == "0123456789abcdef"
