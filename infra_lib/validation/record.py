@@ -1,8 +1,9 @@
 """The record of a long study: its tables and provenance under ``records/``, stage by stage.
 
-A record holds tables of finished stages (not their models, answers or scores), each stage's
-provenance, and nothing else. It is made from stages that are whole, and refused where one is not. A
-study of hours may be recorded in parts: stages that are not named stay as they are in the record.
+A record holds tables of finished stages (not their models, texts of answers, or scores), which answers
+of the arms were right (:data:`GRADED`), each stage's provenance, and nothing else. It is made from
+stages that are whole, and refused where one is not. A study of hours may be recorded in parts: stages
+that are not named stay as they are in the record.
 :mod:`infra_lib.validation.record_pages` shows it in the book.
 """
 
@@ -24,6 +25,8 @@ from infra_lib.reading import load_table
 STUDY = "full"
 """The long study of small models; those of larger ones are :data:`.record_pages.LARGER`."""
 
+ARMS = "05_reweighting_arms"
+
 KEPT: Mapping[str, tuple[str, ...]] = {
     "02_base_model": ("bases",),
     "03_finetune_evaluate": ("accuracy", "accuracy_by_difficulty"),
@@ -34,7 +37,7 @@ KEPT: Mapping[str, tuple[str, ...]] = {
         "sentence_kinds",
         "token_classes",
     ),
-    "05_reweighting_arms": ("arms", "differences", "accuracy_by_difficulty", "composition"),
+    ARMS: ("arms", "differences", "accuracy_by_difficulty", "composition"),
     "06_summary": ("claims",),
     "09_validation": (
         "accuracy",
@@ -54,9 +57,12 @@ KEPT: Mapping[str, tuple[str, ...]] = {
 KEPT_TOO: Mapping[str, tuple[str, ...]] = {
     "03_finetune_evaluate": ("exams",),
     "04_example_influence": ("transfer", "exploratory_minus_others", "symbolic_minus_conversational"),
-    "05_reweighting_arms": ("exams",),
+    ARMS: ("exams",),
 }
 """Tables that are kept where a study has them."""
+
+GRADED = ("arm", "base_seed", "seed", "id", "domain", "difficulty", "sample", "n_tokens", "correct")
+"""Columns of ``graded.parquet``, kept of the arms' answers: what their tables are made from, run by run."""
 
 PROVENANCE = (
     "stage",
@@ -92,10 +98,8 @@ READ: Mapping[tuple[str, str], frozenset[str]] = {
     ("04_example_influence", "token_classes"): frozenset(
         {"target", "domain", "reading", "class", "mean", "low", "high", "difference", "runs", "n"}
     ),
-    ("05_reweighting_arms", "arms"): frozenset(
-        {"arm", "domain", "mean", "low", "high", "runs", "n", "tokens_per_epoch"}
-    ),
-    ("05_reweighting_arms", "differences"): frozenset(
+    (ARMS, "arms"): frozenset({"arm", "domain", "mean", "low", "high", "runs", "n", "tokens_per_epoch"}),
+    (ARMS, "differences"): frozenset(
         {"arm_a", "arm_b", "domain", "difference", "low", "high", "p_value", "p_problems", "p_runs"}
         | {"runs", "n"}
     ),
@@ -212,6 +216,9 @@ def write_record(
         there = [n for n in KEPT_TOO.get(stage, ()) if (own / "data" / f"{n}.parquet").is_file()]
         for name in (*KEPT[stage], *there):
             shutil.copy2(own / "data" / f"{name}.parquet", new / stage / f"{name}.parquet")
+        if stage == ARMS:
+            answers = load_table(own / "data" / "answers.parquet")
+            answers[list(GRADED)].to_parquet(new / stage / "graded.parquet", index=False)
         found = {key: record[key] for key in PROVENANCE if key in record}
         write_sealed(new / stage / "provenance.json", found | {"digest": data_digest(record)})
     for stage in outdated(new):

@@ -17,7 +17,7 @@ from infra_lib.kinds import show
 from infra_lib.kinds.influence import from_others
 from infra_lib.markup import escape
 from infra_lib.validation import figures, tables
-from infra_lib.validation.record import STUDY, Record
+from infra_lib.validation.record import ARMS, STUDY, Record
 from infra_lib.validation.report import MEAN
 
 ABSENT = "not available: the study <code>full</code> has no record here"
@@ -35,7 +35,7 @@ SECTIONS = {
 }
 """Headings of the record's part of the validation page, and what stands below each."""
 
-PARTS = {"full": "09_validation", "full_arms": "05_reweighting_arms", "full_claims": "06_summary"}
+PARTS = {"full": "09_validation", "full_arms": ARMS, "full_claims": "06_summary"}
 """Fragments of the study ``full``, and the stage of the record that each shows."""
 
 BEHIND = {
@@ -43,7 +43,7 @@ BEHIND = {
     "group_influence": ["04_example_influence/group_influence.parquet"],
     "sentence_kinds": ["04_example_influence/sentence_kinds.parquet"],
     "token_classes": ["04_example_influence/token_classes.parquet"],
-    "arms": ["05_reweighting_arms/arms.parquet"],
+    "arms": [f"{ARMS}/arms.parquet"],
     "claims": ["06_summary/claims.parquet", "04_example_influence/hard_minus_easy.parquet"],
     **{name: ["09_validation/lds.parquet"] for name in ("lds", "lds_each", "dampings")},
     **{name: [f"09_validation/{name}.parquet"] for name in ("choice", "removal", "groups")},
@@ -90,7 +90,7 @@ def _larger(root: Path, name: str, results: Path, only: tuple[str, ...] | None) 
         "02_base_model": ("The base models", _bases),
         "03_finetune_evaluate": ("Accuracy after fine-tuning", _accuracy),
         "04_example_influence": ("Influence by difficulty, sentence and token", _influence),
-        "05_reweighting_arms": ("The arms", _arms),
+        ARMS: ("The arms", _arms),
         "06_summary": ("The claims", _claims),
         "09_validation": ("Do the scores predict retraining?", _validation),
     }
@@ -192,7 +192,14 @@ def _claims_of_influence(record: Record, results: Path) -> str:
 
 def _arms(record: Record, results: Path) -> str:
     """Return every arm's accuracy, and their differences."""
-    arms = record.table("05_reweighting_arms", "arms")
+    arms = record.table(ARMS, "arms")
+    graded = record.optional(ARMS, "graded")
+    place = escape(f"records/{record.folder.name}/{ARMS}/graded.parquet")
+    each = (
+        []
+        if graded is None
+        else [f"Every answer's grade, {len(graded):,} in all, is in <code>{place}</code>."]
+    )
     return "\n\n".join(
         [
             _shown(
@@ -208,8 +215,9 @@ def _arms(record: Record, results: Path) -> str:
             study_tables.arms_table(arms),
             _folded(
                 "Every difference between arms",
-                study_tables.differences_table(record.table("05_reweighting_arms", "differences")),
+                study_tables.differences_table(record.table(ARMS, "differences")),
             ),
+            *each,
         ]
     )
 

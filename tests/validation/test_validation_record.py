@@ -127,6 +127,15 @@ FRAMES = {
     ),
 }
 
+ANSWERS = pd.DataFrame(
+    [
+        {"arm": arm, "base_seed": 0, "seed": 0, "id": name, "domain": "code", "difficulty": 1, "sample": 0}
+        | {"n_tokens": 9, "correct": arm == "flip", "response": "def f(): pass", "reason": "wrong"}
+        for arm in ("uniform", "flip")
+        for name in ("one", "two")
+    ]
+)
+
 
 @pytest.fixture
 def project(tmp_path):
@@ -138,6 +147,8 @@ def project(tmp_path):
             own = stage == "09_validation" or name in ("arms", "claims")
             key = "arm differences" if (stage[:2], name) == ("05", "differences") else name if own else ""
             FRAMES.get(key, pd.DataFrame({"x": [1]})).to_parquet(folder / "data" / f"{name}.parquet")
+        if stage == record.ARMS:
+            ANSWERS.to_parquet(folder / "data" / "answers.parquet")
         _close(folder, stage, "0123456789abcdef")
     (tmp_path / "records").mkdir()
     return tmp_path
@@ -189,6 +200,9 @@ def test_a_whole_study_becomes_a_record_and_the_record_becomes_a_page(project) -
     assert "70%" in sections["Groups removed and doubled"]
     assert "flip − uniform" in fragments["full_arms"]
     assert "there is no record" in fragments["larger"]
+    assert "grade, 4 in all, is in <code>records&#47;full" in fragments["full_arms"]
+    graded = pd.read_parquet(project / "records" / "full" / record.ARMS / "graded.parquet")
+    pd.testing.assert_frame_equal(graded, ANSWERS[list(record.GRADED)])
     assert not any(active_markup(text) for text in fragments.values())
     kept = read_sealed(project / "records" / "full" / "09_validation" / "provenance.json")
     assert kept["environment"]["commit"] == "0123456789abcdef"
