@@ -90,7 +90,7 @@ repeats the study where it can be repeated many times: {answer(claims)}</p>
 </div>
 """,
         "landing_origin": f"""{tables.badge("computed", _origin(records))} every interval and verdict: a small
-transformer, trained and graded here for real, solves {levels} after fine-tuning ({runs} runs).
+transformer, trained and graded here for real, solves {levels} after fine-tuning ({tables.of_runs(runs)}).
 {tables.badge("reported", "from the paper, not computed here")} the paper's own numbers, from models thousands
 of times larger; they stand beside ours on {{doc}}`claims`.
 """,

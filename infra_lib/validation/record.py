@@ -218,6 +218,8 @@ def write_record(
             shutil.copy2(own / "data" / f"{name}.parquet", new / stage / f"{name}.parquet")
         if stage == ARMS:
             answers = load_table(own / "data" / "answers.parquet")
+            if missing := [name for name in GRADED if name not in answers]:
+                raise DataError(own / "data" / "answers.parquet", f"has no column {missing[0]}")
             answers[list(GRADED)].to_parquet(new / stage / "graded.parquet", index=False)
         found = {key: record[key] for key in PROVENANCE if key in record}
         write_sealed(new / stage / "provenance.json", found | {"digest": data_digest(record)})
@@ -280,15 +282,17 @@ class Record:
         path = self.folder / stage / f"{name}.parquet"
         found = load_table(path)
         if missing := sorted(READ.get((stage, name), frozenset()) - set(found.columns)):
+            study, name = self.provenance(stage)["study"], self.folder.name
+            out = "" if study == name else f" --out records/{name}"
             raise DataError(
                 path,
                 f"has no column {missing[0]}, which this version shows; make the record again: "
-                f"infra record --study {self.folder.name}",
+                f"infra record {stage[:2]} --study {study}{out}",
             )
         return found
 
     def optional(self, stage: str, name: str) -> pd.DataFrame | None:
-        """Return a table of :data:`KEPT_TOO`, or None where the study has none."""
+        """Return a table of :data:`KEPT_TOO`, or ``graded``; None where the study has none."""
         path = self.folder / stage / f"{name}.parquet"
         if not path.is_file():
             return None

@@ -53,12 +53,14 @@ BEHIND = {
 PAGE = "larger"
 """The page of the studies of larger models."""
 
-LARGER: Mapping[str, tuple[str, ...] | None] = {
-    "larger": None,
+_UP_TO_CLAIMS = ("02_base_model", "03_finetune_evaluate", "04_example_influence", ARMS, "06_summary")
+
+LARGER: Mapping[str, tuple[str, ...]] = {
+    "larger": _UP_TO_CLAIMS,
     "larger-validation": ("02_base_model", "09_validation"),
-    "smollm2-gpu": None,
+    "smollm2-gpu": _UP_TO_CLAIMS,
 }
-"""Records of larger models, each with one fragment, and the stages that it shows; None shows all."""
+"""Records of larger models, each with one fragment, and the stages that it shows."""
 
 
 def fragments(root: Path, results: Path) -> dict[str, str]:
@@ -80,12 +82,12 @@ def fragments(root: Path, results: Path) -> dict[str, str]:
     }
 
 
-def _larger(root: Path, name: str, results: Path, only: tuple[str, ...] | None) -> str:
+def _larger(root: Path, name: str, results: Path, only: tuple[str, ...]) -> str:
     """Return what the record of a study of larger models shows, section by section."""
     if not (root / "records" / name).is_dir():
         return f"not available: there is no record <code>records/{name}</code> here"
     record = Record(root, name)
-    stages = [stage for stage in record.stages if only is None or stage in only]
+    stages = [stage for stage in record.stages if stage in only]
     sections = {
         "02_base_model": ("The base models", _bases),
         "03_finetune_evaluate": ("Accuracy after fine-tuning", _accuracy),
@@ -209,7 +211,7 @@ def _arms(record: Record, results: Path) -> str:
                 study_figures.arms(arms),
                 arms,
                 "Accuracy on mathematics and code for each arm with intervals.",
-                f"Accuracy by arm, {int(arms['runs'].max())} runs each.",
+                f"Accuracy by arm, {study_tables.of_runs(int(arms['runs'].max()))} each.",
                 _page(record, "/claims/flip"),
             ),
             study_tables.arms_table(arms),
@@ -342,7 +344,9 @@ def _behind(record: Record, stage: str) -> list[str]:
 
 
 def _folded(heading: str, table: str) -> str:
-    """Return a long table that opens when its heading is asked for."""
+    """Return a long table that opens when its heading is asked for; what is no table stays as it is."""
+    if "<table" not in table:
+        return table
     return f'<details class="infra-more"><summary>{heading}</summary>\n\n{table}\n\n</details>'
 
 
@@ -351,15 +355,12 @@ def _badge(record: Record, stages: list[str]) -> str:
     parts = [record.provenance(stage) for stage in stages]
     title, last = _title(record, stages), parts[-1]
     time = _duration(sum(part["seconds"] for part in parts) / 3600)
-    whole = (
-        "from its last start"
-        if len(parts) == 1
-        else f"for {len(parts)} notebooks, from the last start of each"
-    )
+    each = "since its last start"
+    whole = each if len(parts) == 1 else f"in {len(parts)} notebooks, each {each}"
     return (
         f"{study_tables.badge('recorded', title)} study <code>{escape(last['study'])}</code>, "
         f"{escape(title)}; {escape(last['environment']['device'])}; "
-        f"{time} {whole}."
+        f"{time} {whole}; what had finished before is not counted."
     )
 
 
