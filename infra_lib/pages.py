@@ -180,7 +180,8 @@ def parameters(root: Path) -> str:
                 ]
             )
     headers = ["parameter", "default", "meaning", "it must be", "notebook"]
-    return tables.html_table(headers, rows, left=4, label="Parameters", stacked=True)
+    table = tables.html_table(headers, rows, left=4, label="Parameters", stacked=True)
+    return record_pages.folded(f"All {len(rows)} parameters", table)
 
 
 def by_hand(root: Path) -> str:

@@ -215,7 +215,7 @@ def _arms(record: Record, results: Path) -> str:
                 _page(record, "/claims/flip"),
             ),
             study_tables.arms_table(arms),
-            _folded(
+            folded(
                 "Every difference between arms",
                 study_tables.differences_table(record.table(ARMS, "differences")),
             ),
@@ -244,7 +244,8 @@ def _claims_shown(record: Record, results: Path, claims: pd.DataFrame, stages: l
     )
     origin = f"recorded: {_title(record, stages)}"
     origins = dict.fromkeys(style.UNITS, origin)
-    return f"{drawing}\n\n{study_tables.claims_table(claims, origins, measured_in='measured, recorded')}"
+    table = study_tables.claims_table(claims, origins, measured_in="measured, recorded")
+    return f"{drawing}\n\n{folded('Every effect in numbers, beside what the paper reports', table)}"
 
 
 def _validation(record: Record, results: Path) -> str:
@@ -293,7 +294,7 @@ def _validation_parts(record: Record, results: Path) -> dict[str, str]:
         ),
         "lds_table": tables.lds_table(lds),
         "ceiling": tables.ceiling_table(ceiling),
-        "differences": _folded("Every difference between methods", tables.differences_table(differences)),
+        "differences": folded("Every difference between methods", tables.differences_table(differences)),
         "dampings": drawn(
             "dampings",
             figures.dampings(fixed),
@@ -315,7 +316,7 @@ def _validation_parts(record: Record, results: Path) -> dict[str, str]:
             "Change of each target after training without the most and least helpful examples.",
             f"Change of the target against models trained on everything{figures.removal_words(removal)}.",
         ),
-        "brittleness": _folded(
+        "brittleness": folded(
             "Agreement between seeds, by method",
             tables.brittleness_table(record.table(stage, "brittleness")),
         ),
@@ -328,7 +329,7 @@ def _validation_parts(record: Record, results: Path) -> dict[str, str]:
             f"Change of the target after a group was removed or doubled, {int(groups['seeds'].max())} "
             "retrainings each.",
         ),
-        "groups_table": _folded("Every group, removed and doubled", tables.groups_table(groups)),
+        "groups_table": folded("Every group, removed and doubled", tables.groups_table(groups)),
     }
 
 
@@ -343,7 +344,7 @@ def _behind(record: Record, stage: str) -> list[str]:
     return record.stages[: record.stages.index(stage) + 1] if stage == "06_summary" else [stage]
 
 
-def _folded(heading: str, table: str) -> str:
+def folded(heading: str, table: str) -> str:
     """Return a long table that opens when its heading is asked for; what is no table stays as it is."""
     if "<table" not in table:
         return table
