@@ -305,7 +305,7 @@ def verdicts(frame: pd.DataFrame) -> Figure:
         len(counts),
         1,
         # As high as the first screen of the landing page has room for.
-        figsize=(5.1, 0.58 + 0.36 * len(counts) + 0.237 * sum(counts)),
+        figsize=(5.1, 0.4 + 0.36 * len(counts) + 0.247 * sum(counts)),
         squeeze=False,
         height_ratios=counts,
     )
@@ -316,14 +316,14 @@ def verdicts(frame: pd.DataFrame) -> Figure:
             colour, marker = style.VERDICT_COLOURS[row.verdict], style.VERDICT_MARKERS[row.verdict]
             side = 1 if row.direction == "up" else -1
             axes.text(-reach, at - 0.32, f"{row.test}  {row.says}", fontsize=PHONE, va="center")
-            axes.plot([0, 0], [at + 0.07, at + 0.29], color=style.INK, linewidth=1)
-            axes.plot([-reach, reach], [at + 0.18] * 2, color=style.LINES, linewidth=0.8, zorder=0)
+            axes.plot([0, 0], [at + 0.03, at + 0.25], color=style.INK, linewidth=1)
+            axes.plot([-reach, reach], [at + 0.14] * 2, color=style.LINES, linewidth=0.8, zorder=0)
             axes.plot(
-                [row.low, row.high], [at + 0.18] * 2, color=colour, solid_capstyle="butt", linewidth=2.5
+                [row.low, row.high], [at + 0.14] * 2, color=colour, solid_capstyle="butt", linewidth=2.5
             )
-            axes.plot(row.mean, at + 0.18, marker, color=colour, markersize=6.5)
+            axes.plot(row.mean, at + 0.14, marker, color=colour, markersize=5.5)
             axes.plot(
-                1.04 * side * reach, at + 0.18, ">" if side > 0 else "<", color=style.INK, markersize=4.5
+                1.04 * side * reach, at + 0.14, ">" if side > 0 else "<", color=style.INK, markersize=4.5
             )
         axes.set(ylim=(len(part) - 0.4, -0.6), xlim=(-1.08 * reach, 1.08 * reach), yticks=[])
         axes.set_xlabel(style.UNITS.get(unit, unit), fontsize=PHONE)
@@ -339,11 +339,11 @@ def verdicts(frame: pd.DataFrame) -> Figure:
     figure.legend(
         handles=handles,
         loc="outside upper center",
-        ncols=2,
+        ncols=4,
         fontsize=PHONE,
-        columnspacing=1.1,
-        handletextpad=0.4,
-        handlelength=1.6,
+        columnspacing=0.9,
+        handletextpad=0.3,
+        handlelength=1.3,
     )
     return figure
 

@@ -129,6 +129,11 @@ def _summed(
     return list(torch.autograd.grad(states, weights, pull_through_head(model, states, gradient)))
 
 
+def moved(direction: Direction, device: str) -> dict[str, Tensor]:
+    """Return a direction on a device; parts that are there already are not copied."""
+    return {name: part.to(device) for name, part in direction.items()}
+
+
 def precondition(
     factors: Factors,
     gradient: Direction,

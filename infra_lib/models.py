@@ -356,7 +356,7 @@ def chat_text(tokenizer: Any, example: Example) -> str:
     if not getattr(tokenizer, "chat_template", None):
         raise ModelError(
             "the tokenizer has no chat template; use one of an instruction-tuned model, put a "
-            "chat_template.jinja into its folder, or do without (chat_template: false)"
+            "chat_template.jinja into its folder, or leave the choice to the program (no --chat-template)"
         )
     turns = [{"role": "user", "content": example.prompt}]
     if example.system:
@@ -366,7 +366,7 @@ def chat_text(tokenizer: Any, example: Example) -> str:
     except Exception as error:  # templates are programs of the model's authors and raise what they like
         raise ModelError(
             f"the chat template refuses example {example.id} ({_first_line(error)}); drop its system text "
-            "or do without (chat_template: false)"
+            "or take a copy of the folder without a template, and prompts are plain text"
         ) from error
 
 

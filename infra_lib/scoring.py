@@ -16,9 +16,11 @@ from infra_lib.attributes import score_table
 from infra_lib.curvature import fit_factors
 from infra_lib.examples import Example
 from infra_lib.influence import (
+    Direction,
     example_scores,
+    moved,
     position_scores,
-    precondition_all,
+    precondition,
     response_positions,
     target_gradient,
     token_scores,
@@ -119,18 +121,21 @@ def score_training_set(
         name: [encode(tokenizer, example, **settings) for example in examples]
         for name, examples in targets.items()
     }
-    gradients = {
-        name: target_gradient(model, list(factors.layers), own, pad_id=pad, batch_tokens=batch_tokens)
-        for name, own in correct.items()
-    }
-    directions = precondition_all(factors, gradients, damping=damping)
-    del gradients
+
+    def direction(own: list[Encoded]) -> Direction:
+        # A gradient has four bytes a weight, whatever the model has: one at a time, and none is kept.
+        gradient = target_gradient(model, list(factors.layers), own, pad_id=pad, batch_tokens=batch_tokens)
+        return moved(precondition(factors, gradient, damping=damping, dtype=dtype), home)
+
+    # Those that wait for their pass do not wait on the device.
+    home = "cpu" if targets_at_once < len(correct) else device
+    directions = {name: direction(own) for name, own in correct.items()}
     clock["directions"] = time.perf_counter()
     tokens: dict[str, list[np.ndarray]] = {}
     positions: dict[str, list[np.ndarray]] = {}
     names = list(directions)
     for start in range(0, len(names), targets_at_once):
-        some = {name: directions[name] for name in names[start : start + targets_at_once]}
+        some = {name: moved(directions[name], device) for name in names[start : start + targets_at_once]}
         size: dict[str, Any] = {"pad_id": pad, "batch_tokens": batch_tokens, "progress": progress}
         tokens |= token_scores(model, encoded, some, **size)
         for name, rows in position_scores(model, encoded, some, **size).items():

@@ -203,7 +203,7 @@ def base_facts_markdown(frame: pd.DataFrame) -> str:
         for r in each_row(frame)
     ]
     headers = ["base seed", "parameters", "tokens", "final loss", "training time", "weights (sha256)"]
-    return html_table(headers, rows, label="Base models")
+    return html_table(headers, rows, label="Base models", stacked=True)
 
 
 def _known(value: float, form: str) -> str:
@@ -271,7 +271,8 @@ def _sizes(frame: pd.DataFrame) -> str:
     """Return the line under a table that says how many runs and problems are behind each row."""
     runs, problems = (sorted(frame[column].unique()) for column in ("runs", "n"))
     shown = [" or ".join(str(int(value)) for value in values) for values in (runs, problems)]
-    return f'<p class="table-note">Each row rests on {shown[0]} runs and {shown[1]} problems.</p>\n'
+    word = "run" if shown[0] == "1" else "runs"
+    return f'<p class="table-note">Each row rests on {shown[0]} {word} and {shown[1]} problems.</p>\n'
 
 
 # --- Influence ---------------------------------------------------------------------------
@@ -316,7 +317,7 @@ def transfer_table(frame: pd.DataFrame) -> str:
         for r in each_row(frame)
     ]
     headers = ["training examples", "target", "mean influence (sd)", "n"]
-    return html_table(headers, rows, left=2, label="Mean influence across domains")
+    return html_table(headers, rows, left=2, label="Mean influence across domains", stacked=True)
 
 
 def hard_minus_easy_table(frame: pd.DataFrame) -> str:
@@ -333,7 +334,7 @@ def hard_minus_easy_table(frame: pd.DataFrame) -> str:
         for r in each_row(frame)
     ]
     headers = ["training examples", "target", "hard − easy (sd)", "n hard / easy"]
-    return html_table(headers, rows, left=2, label="Influence of hard minus easy examples")
+    return html_table(headers, rows, left=2, label="Influence of hard minus easy examples", stacked=True)
 
 
 def influential_examples(frame: pd.DataFrame) -> str:

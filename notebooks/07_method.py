@@ -217,8 +217,8 @@ shown
 # Small damping is the hard case: the curvature of a few examples has far fewer directions than
 # there are weights, EK-FAC gives every weight some, and what lies between them is left to the
 # damping. The residual of conjugate gradients can rise on the way; the gain cannot. The same
-# in numbers: `scale` is the factor by which EK-FAC's direction fits best; `ekfac`, `rescaled`
-# and `refined` are residuals without it, with it, and at the end; `spearman` is the agreement
+# in numbers: *scale* is the factor by which EK-FAC's direction fits best; *EK-FAC*, *rescaled*
+# and *refined* are residuals without it, with it, and at the end; *Spearman* is the agreement
 # of the examples' ranking before and after.
 
 # %%
@@ -231,7 +231,7 @@ if on:
         setting.gradients,
         damping=params.damping,
         dampings=sorted({*params.method_dampings, params.damping}),
-        refined={v: r.directions for (solver, v), r in results.items() if solver == "conjugate gradients"},
+        refined=convergence.by_method(results),
         pad_id=setting.pad_id,
         batch_tokens=setting.batch_tokens,
         memory_bytes=setting.memory_bytes,
@@ -239,7 +239,7 @@ if on:
     stage.write_table("sweep", scored)
     refinement = convergence.refinement_table(results, scored)
     stage.write_table("refinement", refinement)
-    shown = refinement
+    shown = stage.write_fragment("refinement", convergence.refinement_markdown(refinement))
 shown
 
 # %% [markdown]
@@ -266,9 +266,10 @@ shown
 # %% [markdown]
 # ## Methods beside each other
 #
-# The same examples ranked by each member of the family at the default damping, by the refined
-# direction, and by two scores without curvature: the dot product of gradients and their
-# cosine.
+# The same examples ranked by each member of the family at the default damping, by directions
+# refined with conjugate gradients (*refined*) and with minibatches, and by two scores without
+# curvature: the dot product of gradients and their cosine. A refined direction whose residual is
+# not far below 1 has not solved its system, and its ranks say little of the solution's.
 
 # %%
 if on:
@@ -278,9 +279,10 @@ if on:
         "method_agreement",
         figures.method_heatmap(between),
         data=between,
-        alt="Heat map of Spearman correlations between the rankings of six methods, one panel per target. "
+        alt=f"Heat map of Spearman correlations between the rankings of {between['first'].nunique()} methods, one panel per target. "
         + sweeps.agreement_words(between),
-        caption=f"Spearman's correlation between methods' scores of the same n = {len(setting.train)} examples.",
+        caption=f"Spearman's correlation between methods' scores of the same n = {len(setting.train)} examples. "
+        f"Residuals of the refined directions: {convergence.residual_words(refinement, params.damping)}.",
     )
 shown
 

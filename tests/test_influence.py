@@ -48,14 +48,19 @@ def log_prob_gradients(model, row):
     ]
 
 
-def test_target_gradient_is_the_mean_of_plain_gradients(setting) -> None:
+@pytest.mark.parametrize("per_token", [False, True])
+def test_target_gradient_is_the_mean_of_plain_gradients(setting, per_token: bool) -> None:
     model, _, targets, _, _ = setting
     names = list(mlp_linears(model))
-    found = target_gradient(model, names, targets["math"])
+    found = target_gradient(model, names, targets["math"], per_token=per_token)
+    assert len({row.n_tokens for row in targets["math"]}) > 1, (
+        "a mean over tokens and a sum would differ by a factor"
+    )
     total = [0.0] * len(names)
     for row in targets["math"]:
+        share = 1 / row.n_tokens if per_token else 1
         for gradients in log_prob_gradients(model, row):
-            total = [a + b for a, b in zip(total, gradients, strict=True)]
+            total = [a + share * b for a, b in zip(total, gradients, strict=True)]
     for name, expected in zip(names, total, strict=True):
         assert torch.allclose(found[name].double(), expected / len(targets["math"]), rtol=1e-4, atol=1e-5)
 

@@ -31,7 +31,14 @@ from infra_lib.baselines import gradient_norms
 from infra_lib.curvature import fit_factors
 from infra_lib.errors import ParameterError
 from infra_lib.examples import Example
-from infra_lib.influence import Direction, position_scores, precondition_all, target_gradient, token_scores
+from infra_lib.influence import (
+    Direction,
+    moved,
+    position_scores,
+    precondition,
+    target_gradient,
+    token_scores,
+)
 from infra_lib.models import Encoded, encode, load_model, load_tokenizer
 
 METHODS = ("ekfac", "kfac", "graddot", "gradcos")
@@ -125,25 +132,32 @@ def score_methods(
     rows = drawn([example.id for example in train], examples, seed)
     train, encoded = [train[k] for k in rows], [encoded[k] for k in rows]
     names = list(factors.layers)
-    gradients: dict[str, Direction] = {
-        target: target_gradient(model, names, [encode(tokenizer, row, **cut) for row in correct], **size)
-        for target, correct in targets.items()
-    }
     along: dict[Key, Direction] = {}
-    for method in (name for name in methods if name in ("ekfac", "kfac")):
-        directions = precondition_all(factors, gradients, damping=damping, method=method)
-        along |= {(method, target): direction for target, direction in directions.items()}
-    if {"graddot", "gradcos"} & set(methods):
-        along |= {("graddot", target): gradient for target, gradient in gradients.items()}
-    squares = {target: squared_norm(gradient) for target, gradient in gradients.items()}
-    # On a large model a direction is gigabytes: those that no pass needs are let go.
-    gradients.clear()
+    squares: dict[str, float] = {}
+
+    def directions_of(target: str, correct: Sequence[Example]) -> None:
+        # On a large model a gradient is gigabytes, four bytes a weight: one at a time, and none is kept.
+        own = [encode(tokenizer, row, **cut) for row in correct]
+        gradient = target_gradient(model, names, own, **size)
+        squares[target] = squared_norm(gradient)
+        for method in (name for name in methods if name in ("ekfac", "kfac")):
+            found = precondition(factors, gradient, damping=damping, method=method, dtype=dtype)
+            along[method, target] = moved(found, home)
+        if {"graddot", "gradcos"} & set(methods):
+            along["graddot", target] = moved({name: part.to(dtype) for name, part in gradient.items()}, home)
+
+    kinds = len({method.replace("gradcos", "graddot") for method in methods})
+    # Those that wait for their pass do not wait on the device.
+    home = "cpu" if directions_at_once < kinds * len(targets) else device
+    for target, correct in targets.items():
+        directions_of(target, correct)
     loss: dict[Key, list[np.ndarray]] = {}
     position: dict[Key, list[np.ndarray]] = {}
     keys = list(along)
     for start in range(0, len(keys), directions_at_once):
         # The engine knows directions by name, whatever they are of.
-        some = {str(k): along[keys[k]] for k in range(len(keys))[start : start + directions_at_once]}
+        turn = range(len(keys))[start : start + directions_at_once]
+        some = {str(k): moved(along[keys[k]], device) for k in turn}
         # As much memory as a pass of two directions takes; on a CPU larger batches only leave its caches.
         room = {**size, "batch_tokens": max(1, 2 * batch_tokens // max(2, len(some)))}
         for score, found in ((token_scores, loss), (position_scores, position)):

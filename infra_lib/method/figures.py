@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -16,6 +17,7 @@ from infra_lib import style
 METHOD_NAMES = {
     "ekfac": "EK-FAC",
     "refined": "refined",
+    "refined_minibatches": "minibatches",
     "kfac": "KFAC",
     "diagonal": "diagonal",
     "identity": "gradient dot",
@@ -26,6 +28,10 @@ METHOD_NAMES = {
 METHOD_COLOURS = {"ekfac": "#0072b2", "kfac": "#e69f00", "diagonal": "#009e73"}
 METHOD_MARKERS = {"ekfac": "o", "kfac": "s", "diagonal": "^"}
 SOLVER_LINES = {"conjugate gradients": "-", "minibatches": "--"}
+
+
+_COUNTS = ListedColormap(plt.get_cmap("viridis")(np.linspace(0.3, 1, 256)))
+"""Counts: viridis without its darkest part, which a dark page hides."""
 
 
 def in_order(methods: Iterable[str]) -> list[str]:
@@ -57,7 +63,7 @@ def readings(frame: pd.DataFrame, *, inner: float = 0.98) -> Figure:
             extent=(-bound, bound, -bound, bound),
             bins="log",
             mincnt=1,
-            cmap="viridis",
+            cmap=_COUNTS,
             linewidths=0,
         )
         axes.axline((0, 0), slope=1, color=style.INK, linewidth=1, linestyle=":")

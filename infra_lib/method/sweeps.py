@@ -62,7 +62,7 @@ def scores_along(
 
 
 def directions_of_target(swept: int, refined: int) -> int:
-    """Return the number of directions of one target in a sweep, at so many dampings."""
+    """Return the directions of one target in a sweep: of so many dampings, and so many refined ones."""
     return 1 + (len(METHODS) - 1) * swept + refined
 
 
@@ -75,7 +75,7 @@ def sweep(
     *,
     damping: float,
     dampings: Sequence[float],
-    refined: Mapping[float, Mapping[str, Direction]] | None = None,
+    refined: Mapping[str, Mapping[float, Mapping[str, Direction]]] | None = None,
     pad_id: int = 0,
     batch_tokens: int = 4096,
     memory_bytes: int = 2 * 2**30,
@@ -92,21 +92,22 @@ def sweep(
     damping
         The default, at which methods are compared; it is added to ``dampings`` where it is missing.
     refined
-        Damping to refined directions by target's name; these dampings are swept too.
+        What refined directions are called as a method, to damping, to directions by target's name; these
+        dampings are swept too.
 
     Returns
     -------
     pandas.DataFrame
-        method (of the family, ``refined``, ``gradcos``), damping, target, id, score. ``identity`` is the
+        method (of the family, of ``refined``, ``gradcos``), damping, target, id, score. ``identity`` is the
         dot product of gradients; no damping changes its ranks, and it stands once, at the default.
     """
     if not dampings:
         raise ParameterError("dampings", list(dampings), "a non-empty list")
     refined = refined or {}
-    swept = sorted({damping, *dampings, *refined})
+    swept = sorted({damping, *dampings, *(value for finer in refined.values() for value in finer)})
     scores: dict[Key, np.ndarray] = {}
     squared = np.zeros(len(encoded))
-    number = len(gradients) * directions_of_target(len(swept), len(refined))
+    number = len(gradients) * directions_of_target(len(swept), sum(map(len, refined.values())))
     # Each is held twice: by itself, and in the stack that scores are taken along.
     needs = {n: 2 * number * 4 * part.numel() for n, part in next(iter(gradients.values())).items()}
     for names in layer_groups(needs, memory_bytes):
@@ -116,9 +117,10 @@ def sweep(
             for value in [damping] if method == "identity" else swept:
                 found = precondition_all(factors, own, damping=value, method=method)
                 directions |= {(method, value, target): part for target, part in found.items()}
-        for value, finer in refined.items():
-            for target in gradients:
-                directions["refined", value, target] = {n: finer[target][n] for n in names}
+        for method, by_damping in refined.items():
+            for value, finer in by_damping.items():
+                for target in gradients:
+                    directions[method, value, target] = {n: finer[target][n] for n in names}
         parts, norms = scores_along(model, encoded, directions, pad_id=pad_id, batch_tokens=batch_tokens)
         scores = {key: part + scores.get(key, 0.0) for key, part in parts.items()}
         squared += norms**2

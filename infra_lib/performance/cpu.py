@@ -94,7 +94,7 @@ def ratio_table(record: dict[str, Any]) -> str:
         rows.append(
             [
                 f"{row['parameters'] / 1e6:.1f}",
-                escape(row["what"]),
+                escape(row["what"].replace("token, sentence and example scores", "all three scores")),
                 f"{row['seconds']:.2f}",
                 f"{theirs:.2f}" if theirs else NOT_AVAILABLE,
                 f"<strong>{theirs / row['seconds']:.2f}</strong>" if theirs else NOT_AVAILABLE,

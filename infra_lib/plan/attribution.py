@@ -14,7 +14,7 @@ from infra_lib.models import Encoded
 from infra_lib.plan.estimate import ALLOCATOR, Choices, Plan, Step
 from infra_lib.plan.fit import fitted
 from infra_lib.plan.hardware import Machine, count, duration, gib, gpu_machine, this_machine
-from infra_lib.plan.passes import Architecture
+from infra_lib.plan.passes import Architecture, bytes_of
 from infra_lib.plan.workload import Lengths, Workload
 
 
@@ -33,11 +33,14 @@ class AttributionPlan(Plan):
     def steps(self) -> list[Step]:
         """Return the steps in order."""
         dtype, (rows, width), head = self.choices.attribution_dtype, self.batch(), self.head()
-        one = self.architecture.fused(dtype, rows, width, 1)
-        # Gradients of the layers' weights cost half as much again as those of activations alone.
-        each = 1.5 * one.flops / (rows * width) + head.flops
+        one = self.architecture.fused(dtype, rows, width, 1, passes=self.architecture.gradients)
+        each = one.flops / (rows * width) + head.flops
+        # Gradients of all targets stay, in float32, beside their directions, which are in float32 too.
         kept = self.work.targets * self.architecture.size.attributed * 4
         memory = int(ALLOCATOR * (self.weight_bytes + kept + one.peak_bytes + head.peak_bytes))
+        score = self.score()
+        more = 2 * kept - self.work.targets * self.architecture.size.attributed * bytes_of(dtype)
+        score = replace(score, peak_bytes=score.peak_bytes + int(ALLOCATOR * more))
 
         def passes(what: str, tokens: int) -> Step:
             return Step(
@@ -46,7 +49,7 @@ class AttributionPlan(Plan):
 
         gradients = passes("target gradients", self.target_tokens)
         cosines = passes("gradient cosines", self.target_tokens + self.work.train_tokens)
-        return [gradients, self.fit(), self.score(), cosines]
+        return [gradients, self.fit(), score, cosines]
 
 
 @dataclass(frozen=True)

@@ -117,15 +117,16 @@ class Plan:
 
     def steps(self) -> list[Step]:
         """Return every step of the study's notebooks, in order."""
-        work = self.work
+        work, alone = self.work, self.alone
         exam = work.test * work.samples
         found = [
             *([self.pretrain()] if work.pretrainings else []),
             self.finetune(work.uniform_runs, "03_finetune_evaluate"),
             self.generate(exam * work.uniform_runs + work.target * work.models, "03_finetune_evaluate"),
-            self.fit(),
-            self.score(),
-            self.score_positions(),
+            alone.fit(),
+            alone.directions(),
+            alone.score(),
+            alone.score_positions(),
         ]
         if work.arm_runs:
             found += [
@@ -135,10 +136,15 @@ class Plan:
         if work.method:
             found += self.method(work.method)
         if work.explored:
-            found.append(self.explore())
+            found += alone.explore()
         if work.retrainings:
             found.append(self.retrain())
         return found
+
+    @property
+    def alone(self) -> Plan:
+        """The plan of notebooks that attribute, on one GPU; on a CPU all cores share a process's work."""
+        return replace(self, machine=replace(self.machine, devices=1)) if self.machine.is_gpu else self
 
     @property
     def weight_bytes(self) -> int:
@@ -176,8 +182,9 @@ class Plan:
         elif low:
             state += 2 * size.parameters
         # Adapters see the inputs of their layers as all weights do, and their own products are few.
-        found = self.architecture.fused(dtype, rows, width, width, trained=True)
-        body = self.architecture.fused(dtype, rows, width, 1, trained=True).peak_bytes
+        trained = self.architecture.training
+        found = self.architecture.fused(dtype, rows, width, width, passes=trained)
+        body = self.architecture.fused(dtype, rows, width, 1, passes=trained).peak_bytes
         # Logits, shifted to a copy, and the gradients of both; in float32, piece by piece, their
         # log-softmax, its gradient and what they are taken of.
         logits = rows * width * self.architecture.config.vocab_size
@@ -236,14 +243,16 @@ class Plan:
         room = self.machine.memory_bytes / ALLOCATOR * 0.9 - self.weight_bytes
         batch = CACHE_BYTES // cache if self.machine.is_gpu and self.choices.engine == "transformers" else 64
         side_by_side = int(max(1, min(batch, answers, room // one)))
-        turns = answers * self.work.answer_tokens / side_by_side / self.machine.devices
+        # transformers draws a model's answers on one GPU, vLLM on all.
+        machine = self.machine if self.choices.engine == "vllm" else self.alone.machine
+        turns = answers * self.work.answer_tokens / side_by_side / machine.devices
         reading = turns * (self.weight_bytes + side_by_side * cache) / self.machine.bandwidth
         flops = 2 * self.architecture.size.parameters * answers * length
         return Step(
             notebook,
             "generate",
             _resident(self.weight_bytes + side_by_side * one),
-            max(reading, self.machine.seconds(flops, self.choices.attribution_dtype)),
+            max(reading, machine.seconds(flops, self.choices.attribution_dtype)),
             note=f"{answers:,} answers, {side_by_side} side by side",
         )
 
@@ -281,13 +290,50 @@ class Plan:
             parts=len(parts),
         )
 
+    def resident(self, directions: int, at_once: int) -> int:
+        """Return how many directions are on the device in a pass: those of later passes wait beside a GPU."""
+        return at_once if self.machine.is_gpu and at_once < directions else directions
+
+    def directions(
+        self, notebook: str = "04_example_influence", kinds: int = 1, models: int = 0, at_once: int = 0
+    ) -> Step:
+        """Return the targets' gradients and what is made of them: one target at a time, in float32.
+
+        Of each target ``kinds`` directions are kept, in the type of the model; ``models`` (0: all that are
+        attributed) differentiate; ``at_once`` (0: as scored in notebook 04) share a scoring pass.
+        """
+        dtype, (rows, width), head = self.choices.attribution_dtype, self.batch(), self.head()
+        size, work = self.architecture.size, self.work
+        models = models or work.models
+        found = self.architecture.fused(dtype, rows, width, 1, passes=self.architecture.gradients)
+        at_once = at_once or min(work.targets, self.choices.targets_at_once)
+        waiting = self.machine.is_gpu and at_once < work.targets * kinds
+        before = 0 if waiting else (work.targets - 1) * kinds * size.attributed * bytes_of(dtype)
+        # A layer's factors and the products that turn a gradient; the directions that it has become.
+        turned = max(
+            4 * (out * out + into * into) + 4 * 4 * out * into for out, into in self.architecture.shapes
+        )
+        turned += kinds * size.attributed * bytes_of(dtype)
+        held = self.weight_bytes + before + 4 * size.attributed
+        tokens = work.target * (work.lengths.prompt + work.lengths.response) * models
+        flops = (found.flops / (rows * width) + head.flops) * tokens
+        turns = self.turning() * work.targets * kinds * models
+        return Step(
+            notebook,
+            "directions",
+            _resident(held + max(turned, found.peak_bytes + head.peak_bytes)),
+            self.machine.seconds(flops, dtype) + self.machine.seconds(turns, torch.float32),
+            note=f"{work.targets * kinds} of {work.target:,} responses, {rows} × {width} tokens a batch",
+        )
+
     def score(self) -> Step:
         """Return the scoring of all tokens: one forward-mode pass per group of targets."""
         dtype, (rows, width), head = self.choices.attribution_dtype, self.batch(), self.head()
         at_once = min(self.work.targets, self.choices.targets_at_once)
         found = self.architecture.scoring(dtype, rows, width, 1, at_once)
-        # Directions, and their stack as the tangents of one pass.
-        directions = 2 * at_once * self.architecture.size.attributed * bytes_of(dtype)
+        # Directions, and the stack of those of a pass as its tangents.
+        here = self.resident(self.work.targets, at_once) + at_once
+        directions = here * self.architecture.size.attributed * bytes_of(dtype)
         tokens = self.work.train_tokens * self.work.models * -(-self.work.targets // at_once)
         return Step(
             "04_example_influence",
@@ -302,7 +348,8 @@ class Plan:
         dtype, (rows, width), head = self.choices.attribution_dtype, self.batch(), self.head()
         at_once = min(self.work.targets, self.choices.targets_at_once)
         found = self.architecture.fused(dtype, rows, width, 1)
-        directions = at_once * self.architecture.size.attributed * bytes_of(dtype)
+        here = self.resident(self.work.targets, at_once)
+        directions = here * self.architecture.size.attributed * bytes_of(dtype)
         # The inputs of every layer, which are kept until the backward pass meets it.
         seen = rows * width * sum(into for _, into in self.architecture.shapes) * bytes_of(dtype)
         # What a layer's directions make of its inputs, and that times its gradients.
@@ -430,25 +477,29 @@ class Plan:
         """Return the operations that precondition one direction: into the eigenbasis and back."""
         return sum(4.0 * (out * out * into + out * into * into) for out, into in self.architecture.shapes)
 
-    def explore(self) -> Step:
-        """Return the scores of notebook 08: one model, several methods, both readings of a token."""
+    def explore(self) -> list[Step]:
+        """Return the steps of notebook 08: one model, several methods, both readings of a token."""
         dtype, (rows, width), head = self.choices.attribution_dtype, self.batch(), self.head()
         asked = self.work.explored_directions
         at_once = min(asked, self.choices.explorer_directions)
         # Batches shrink with the number of directions.
         rows = max(1, 2 * rows // max(2, at_once))
         found = self.architecture.scoring(dtype, rows, width, 1, at_once)
-        # All directions are kept, and those of a pass are stacked.
-        directions = (asked + at_once) * self.architecture.size.attributed * bytes_of(dtype)
+        # Directions, and the stack of those of a pass.
+        directions = (
+            (self.resident(asked, at_once) + at_once) * self.architecture.size.attributed * bytes_of(dtype)
+        )
         tokens = self.work.train_tokens * self.work.explored / self.work.train
         passes = 2 * -(-asked // at_once)
-        return Step(
+        score = Step(
             "08_explorer",
             "score",
             _resident(self.weight_bytes + directions + found.peak_bytes + head.peak_bytes),
             self.machine.seconds((found.flops / (rows * width) + head.flops) * tokens * passes, dtype),
             note=f"{asked} directions, {at_once} at once, two readings, {rows} × {width} tokens a batch",
         )
+        kinds = -(-asked // self.work.targets)
+        return [self.directions("08_explorer", kinds, models=1, at_once=at_once), score]
 
 
 def _resident(tensors: float) -> int:

@@ -43,7 +43,7 @@ def _next_change(plan: Plan, step: Step) -> tuple[str, Plan] | None:
         return changed(words, finetune=replace(settings, **values))
 
     longest = plan.work.lengths.longest
-    if step.what in ("fit factors", "score", "score positions", "refine", "sweep"):
+    if step.what in ("fit factors", "directions", "score", "score positions", "refine", "sweep"):
         if now.batch_tokens > longest:
             less = max(longest, now.batch_tokens // 2)
             return changed(

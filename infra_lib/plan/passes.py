@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,10 @@ class Size:
     attributed: int
     layers: int
     factor_bytes: int
+
+
+Passes = Callable[[torch.dtype, int, int, int], Trace]
+"""A traced pass: of a type, rows, tokens of a row, and positions of a row with logits."""
 
 
 class Architecture:
@@ -95,6 +100,21 @@ class Architecture:
 
         return self._take(dtype, ("backward", rows, width, head), step)
 
+    def gradients(self, dtype: torch.dtype, rows: int, width: int, head: int) -> Trace:
+        """Trace the gradients of the attributed weights, which are counted; all others are frozen."""
+
+        def step(model: Any) -> Any:
+            model.requires_grad_(False)
+            weights = [model.get_parameter(f"{name}.weight") for name in linears(model, None)]
+            for weight in weights:
+                weight.requires_grad_(True)
+            try:
+                return torch.autograd.grad(_log_probs(model, {}, rows, width, head).sum(), weights)
+            finally:
+                model.requires_grad_(True)
+
+        return self._take(dtype, ("gradients", rows, width, head), step)
+
     def scoring(self, dtype: torch.dtype, rows: int, width: int, head: int, targets: int) -> Trace:
         """Trace a forward-mode pass for several targets."""
 
@@ -128,14 +148,18 @@ class Architecture:
         found = self._take(dtype, ("products", rows, width, head, targets), step)
         return Trace(found.peak_bytes - targets * self.size.attributed * bytes_of(dtype), found.flops)
 
-    def fused(self, dtype: torch.dtype, rows: int, width: int, head: int, *, trained: bool = False) -> Trace:
+    def fused(
+        self, dtype: torch.dtype, rows: int, width: int, head: int, *, passes: Passes | None = None
+    ) -> Trace:
         """Return a forward and backward pass whose attention is never held as a whole.
+
+        ``passes`` is :meth:`training`, :meth:`gradients` or :meth:`forward_backward`, as which None counts.
 
         Bytes and operations under eager attention are c + a·T + b·T² in the sequence length T. Three
         short traces give them; fused attention (SDPA, flash) has the operations and not the T² bytes. Short
         rows are not worth it and stay eager (:func:`infra_lib.attention.fused_attention`).
         """
-        passes = self.training if trained else self.forward_backward
+        passes = passes or self.forward_backward
         if width < LONG:
             return passes(dtype, rows, width, head)
         part, points = head / width, (256, 512, 768)

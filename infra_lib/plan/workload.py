@@ -142,8 +142,8 @@ def _method(study: Study) -> MethodWork | None:
     return MethodWork(
         examples=min(study.method_examples, study.train_examples),
         responses=min(2 * study.method_examples, study.target_examples),
-        # Of the family, plain gradients have no damping.
-        directions=1 + (len(METHODS) - 1) * len(swept) + len(refined),
+        # Of the family, plain gradients have no damping; two solvers refine.
+        directions=1 + (len(METHODS) - 1) * len(swept) + 2 * len(refined),
         refined=len(refined),
         passes=study.refine_passes,
         batch=study.refine_batch,

@@ -62,6 +62,18 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 512,
     },
 }
+_GATED = {"gate_proj", "up_proj", "down_proj"}
+MLP_LAYERS: dict[str, set[str]] = dict.fromkeys(FAMILIES, _GATED) | {
+    "phi3": {"gate_up_proj", "down_proj"},
+    "phi": {"fc1", "fc2"},
+    "opt": {"fc1", "fc2"},
+    "starcoder2": {"c_fc", "c_proj"},
+    "gpt2": {"c_fc", "c_proj"},
+    "granitemoehybrid": {"input_linear", "output_linear"},
+    "gpt_neox": {"dense_h_to_4h", "dense_4h_to_h"},
+    "falcon": {"dense_h_to_4h", "dense_4h_to_h"},
+}
+"""The linear layers of an MLP, of which each of these models has two."""
 EXPERTS: dict[str, dict[str, Any]] = {
     "mixtral": _LLAMA_LIKE | {"num_local_experts": 4},
     "qwen2_moe": _LLAMA_LIKE

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import tiny_qwen2
-from families import EXPERTS, FAMILIES, build
+from families import EXPERTS, FAMILIES, MLP_LAYERS, build
 from running import ALL, run
 from typer.testing import CliRunner
 
@@ -163,7 +163,8 @@ def test_every_dense_decoder_family_is_attributed(family, tokenizer, files, tmp_
     assert np.allclose(tokens.reindex(examples.index), examples, rtol=1e-4, atol=1e-6 * examples.abs().max())
     record = json.loads((out / "provenance.json").read_text())
     assert max(record["checks"]["single_against_batch"].values()) < 1e-3
-    assert len(record["layers"]) >= 4
+    assert len(record["layers"]) == 2 * len(MLP_LAYERS[family])
+    assert {name.rsplit(".", 1)[-1] for name in record["layers"]} == MLP_LAYERS[family]
 
 
 @pytest.mark.reliability(kind="bad input", title="a mixture of experts to attribute")

@@ -42,6 +42,11 @@ def table(setting, both) -> pd.DataFrame:
     return readings.readings_table(setting.train, setting.encoded, *both)
 
 
+def both_refined(setting) -> dict:
+    plain = {DAMPING: setting.directions(DAMPING), 5.0: setting.directions(5.0)}
+    return {"refined": plain, "refined_minibatches": plain}
+
+
 @pytest.fixture(scope="module")
 def scored(setting) -> pd.DataFrame:
     return sweeps.sweep(
@@ -52,7 +57,7 @@ def scored(setting) -> pd.DataFrame:
         setting.gradients,
         damping=DAMPING,
         dampings=[0.01, 1.0],
-        refined={DAMPING: setting.directions(DAMPING), 5.0: setting.directions(5.0)},
+        refined=both_refined(setting),
     )
 
 
@@ -121,7 +126,11 @@ def test_scores_of_a_sweep_equal_sums_over_tokens(setting, scored, both) -> None
 
 def test_a_sweep_has_each_method_at_each_damping_once(scored) -> None:
     counts = scored[scored["target"] == "math"].groupby("method")["damping"].nunique().to_dict()
-    assert counts == {"ekfac": 4, "kfac": 4, "diagonal": 4, "identity": 1, "refined": 2, "gradcos": 1}
+    assert counts == {
+        **dict.fromkeys(("ekfac", "kfac", "diagonal"), 4),
+        **dict.fromkeys(("identity", "gradcos"), 1),
+        **dict.fromkeys(("refined", "refined_minibatches"), 2),
+    }
     assert not scored.duplicated(["method", "damping", "target", "id"]).any()
 
 
@@ -134,7 +143,7 @@ def test_scores_of_a_sweep_do_not_depend_on_the_groups_of_its_layers(setting, sc
         setting.gradients,
         damping=DAMPING,
         dampings=[0.01, 1.0],
-        refined={DAMPING: setting.directions(DAMPING), 5.0: setting.directions(5.0)},
+        refined=both_refined(setting),
         memory_bytes=1,
     )
     keys = ["method", "damping", "target", "id"]
@@ -146,7 +155,7 @@ def test_scores_of_a_sweep_do_not_depend_on_the_groups_of_its_layers(setting, sc
 
 def test_agreement_is_one_with_itself_and_symmetric(scored) -> None:
     by_damping = sweeps.damping_agreement(scored, DAMPING)
-    assert set(by_damping["method"]) == {"ekfac", "kfac", "diagonal", "refined"}
+    assert set(by_damping["method"]) == {"ekfac", "kfac", "diagonal", "refined", "refined_minibatches"}
     assert np.allclose(by_damping.loc[by_damping["damping"] == DAMPING, "spearman"], 1)
     between = sweeps.method_agreement(scored, DAMPING)
     for _, part in between.groupby("target"):
@@ -201,16 +210,24 @@ def test_convergence_counts_passes_of_both_solvers_alike(setting) -> None:
         setting.gradients,
         damping=DAMPING,
         dampings=[1.0],
-        refined={100.0: cg.directions},
+        refined=convergence.by_method(results),
     )
     table = convergence.refinement_table(results, scored)
     assert (table["refined"] < table["rescaled"]).all()
-    own = table[table["solver"] == "conjugate gradients"].set_index("target")["spearman"]
-    for target, value in own.items():
-        part = scored[(scored["target"] == target) & (scored["damping"] == 100.0)]
+    assert len(table) == 4
+    for row in table.itertuples():
+        part = scored[(scored["target"] == row.target) & (scored["damping"] == 100.0)]
         wide = part.pivot(index="id", columns="method", values="score")
-        assert value == pytest.approx(wide.corr("spearman").loc["ekfac", "refined"])
-    assert table.loc[table["solver"] == "minibatches", "spearman"].isna().all()
+        method = convergence.SCORED_AS[row.solver]
+        assert row.spearman == pytest.approx(wide.corr("spearman").loc["ekfac", method])
+    shown = convergence.refinement_markdown(table)
+    assert "minibatches" in shown
+    assert "nan" not in shown.lower()
+    words = convergence.residual_words(table, 100.0)
+    assert words.count("conjugate gradients") == words.count("minibatches") == 2
+    unscored = convergence.refinement_table(results, scored[scored["method"] != "refined_minibatches"])
+    assert unscored.loc[unscored["solver"] == "minibatches", "spearman"].isna().all()
+    assert "not available" in convergence.refinement_markdown(unscored)
     figure = figures.convergence(curves.assign(natural=curves["natural"]))
     assert [len(axes.lines) for axes in figure.axes] == [4, 4]
     plt.close("all")
@@ -265,7 +282,7 @@ def test_figures_show_every_method_target_and_number(scored, table) -> None:
     assert [len(axes.lines) for axes in sweep.axes] == [4, 4]  # three methods and the default
     assert [text.get_text() for text in sweep.legends[0].get_texts()] == ["EK-FAC", "KFAC", "diagonal"]
     heat = figures.method_heatmap(sweeps.method_agreement(scored, DAMPING))
-    assert [len(axes.texts) for axes in heat.axes] == [36, 36]
+    assert [len(axes.texts) for axes in heat.axes] == [49, 49]
     assert [label.get_text() for label in heat.axes[0].get_yticklabels()] == list(
         figures.METHOD_NAMES.values()
     )
