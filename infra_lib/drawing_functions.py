@@ -24,6 +24,12 @@ def functions_page(figures: Path) -> str:
     return "\n".join(_section(name) for name in sorted(used))
 
 
+def numbered(stage: str, name: str) -> str:
+    """Return the directive that shows a figure of ``results/figures`` with a number (``book/_ext``)."""
+    label = f"fig-{stage}-{name}".replace("_", "-")
+    return f"```{{build-figure}} {stage}/{name}\n:name: {label}\n```"
+
+
 def function_label(name: str) -> str:
     """Return the label of a function's section, which figures link to."""
     return "function-" + re.sub(r"[^a-z0-9]+", "-", name.lower())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pandas as pd
 import pytest
 
 from benchmarks import attribution, cost
 from infra_lib.performance import MISSING, write_performance
+from infra_lib.performance.cpu import cost_lines, cost_words
 
 
 def test_without_a_record_the_page_says_so(tmp_path) -> None:
@@ -60,7 +62,9 @@ def test_page_shows_the_record_and_its_origin(quick, tmp_path) -> None:
     }
     for name in ("cost", "memory"):
         assert (tmp_path / "figures" / "performance" / f"{name}.csv").is_file()
-        assert 'role="img" aria-label="' in fragments[f"performance_{name}"]
+        assert f"{{build-figure}} performance/{name}\n" in fragments[f"performance_{name}"]
+        drawing = (tmp_path / "figures" / "performance" / f"{name}.md").read_text(encoding="utf-8")
+        assert 'role="img" aria-label="' in drawing
         assert (tmp_path / "figures" / "performance" / f"{name}.png").is_file()
         shown = json.loads((tmp_path / "figures" / "performance" / f"{name}.json").read_text())
         assert shown["function"] == f"infra_lib.performance.cpu.{name}_figure"
@@ -76,3 +80,21 @@ def test_a_record_without_the_peer_says_not_available(quick, tmp_path) -> None:
         row.pop("peer_peak_bytes", None)
     path.write_text(json.dumps(record), encoding="utf-8")
     assert "not available" in write_performance(tmp_path, tmp_path / "out")["performance_ratios"]
+
+
+def test_lines_through_costs_find_what_is_fixed_and_what_grows() -> None:
+    points = [
+        {"what": what, "tokens": tokens, "targets": targets, "seconds": fixed + slope * tokens / 1000}
+        for what, targets, fixed, slope in (("fitting", 0, 0.5, 0.25), ("token scores", 2, 0.0, 0.1))
+        for tokens in (1000, 2000, 4000)
+    ]
+    points += [{"what": "token scores", "tokens": 4000, "targets": 8, "seconds": 99.0}]  # other targets
+    points += [{"what": "position scores", "tokens": 1000, "targets": 2, "seconds": 1.0}]  # one amount
+    lines = cost_lines(pd.DataFrame(points)).set_index("what")
+    assert list(lines.index) == ["token scores", "fitting"]
+    assert lines.loc["fitting", ["fixed", "per_thousand"]].tolist() == pytest.approx([0.5, 0.25])
+    assert lines.loc["token scores", ["fixed", "per_thousand"]].tolist() == pytest.approx([0.0, 0.1])
+    assert lines["r2"].tolist() == pytest.approx([1, 1])
+    assert "fitting, 0.50 s and 0.250 s per thousand tokens (R² 1.0000, 3 amounts)" in cost_words(
+        lines.reset_index()
+    )

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from scipy.stats import linregress
 
 from infra_lib import style
 from infra_lib.frames import rows as each_row
@@ -66,9 +68,10 @@ def write_performance(root: Path, results: Path) -> dict[str, str]:
                 "forward passes."
                 for r in each_row(frame)
             ),
-            caption="Processor seconds of one thread against training tokens (two targets), with a line "
-            "through the origin and the largest size; and cost against the number of targets, in plain "
-            f"forward passes over the same tokens (fastest of {frame['repeats'].max()} repetitions).",
+            caption="Processor seconds of one thread against training tokens (two targets), with straight "
+            "lines of least squares; and cost against the number of targets, in plain "
+            f"forward passes over the same tokens (fastest of {frame['repeats'].max()} repetitions). "
+            f"Lines: {cost_words(cost_lines(frame))}.",
         )
     return fragments
 
@@ -220,21 +223,57 @@ def memory_figure(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+def _against_tokens(frame: pd.DataFrame, what: str) -> pd.DataFrame:
+    # The amount at which targets were varied has other numbers of targets too.
+    rows = frame[(frame["what"] == what) & (frame["targets"] == (0 if what == "fitting" else 2))]
+    return rows.sort_values("tokens")
+
+
+def cost_lines(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return straight lines through seconds against tokens, by least squares.
+
+    Parameters
+    ----------
+    frame
+        Columns what, tokens, targets, seconds.
+
+    Returns
+    -------
+    pandas.DataFrame
+        what, fixed (seconds), per_thousand (seconds per thousand tokens), r2 (part of the variance), n
+        (amounts of tokens); steps with fewer than three amounts are left out.
+    """
+    rows = []
+    for what in STEPS:
+        points = _against_tokens(frame, what)
+        if points["tokens"].nunique() < 3:
+            continue
+        found = linregress(points["tokens"] / 1e3, points["seconds"])
+        rows.append([what, found.intercept, found.slope, found.rvalue**2, len(points)])
+    return pd.DataFrame(rows, columns=["what", "fixed", "per_thousand", "r2", "n"])
+
+
+def cost_words(lines: pd.DataFrame) -> str:
+    """Return lines of :func:`cost_lines` in words."""
+    return "; ".join(
+        f"{r.what}, {r.fixed:.2f} s and {r.per_thousand:.3f} s per thousand tokens "
+        f"(R² {r.r2:.4f}, {r.n} amounts)"
+        for r in each_row(lines)
+    )
+
+
 @style.drawn
 def cost_figure(frame: pd.DataFrame) -> Figure:
     """Draw cost against tokens and targets. Columns: what, tokens, targets, seconds, forwards."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 3.4))
+    lines = cost_lines(frame).set_index("what")
     for what, (colour, marker) in STEPS.items():
-        rows = frame[(frame["what"] == what) & frame["targets"].isin([0, 2])].sort_values("tokens")
-        if what != "fitting":
-            # The amount at which targets were varied has other numbers of targets too.
-            rows = rows[rows["targets"] == 2]
+        rows = _against_tokens(frame, what)
         left.plot(rows["tokens"] / 1e3, rows["seconds"], color=colour, marker=marker, ls="none", label=what)
-        if len(rows):
-            last = rows.iloc[-1]
-            left.plot(
-                [0, last["tokens"] / 1e3], [0, last["seconds"]], color=colour, linewidth=1, linestyle="--"
-            )
+        if what in lines.index:
+            thousands = np.array([0.0, rows["tokens"].max() / 1e3])
+            seconds = lines.loc[what, "fixed"] + lines.loc[what, "per_thousand"] * thousands
+            left.plot(thousands, seconds, color=colour, linewidth=1, linestyle="--")
     for what, (colour, marker) in STEPS.items():
         rows = frame[(frame["what"] == what) & (frame["targets"] > 0)]
         varied = rows[rows["tokens"] == rows.loc[rows["targets"] != 2, "tokens"].max()].sort_values("targets")

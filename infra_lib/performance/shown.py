@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from infra_lib import style
+from infra_lib.drawing_functions import numbered
 from infra_lib.files import copied
 from infra_lib.tables import escape
 
@@ -41,7 +42,7 @@ def shown(
         page="/performance",
         results=results,
     )
-    return (folder / f"{name}.md").read_text(encoding="utf-8")
+    return numbered("performance", name)
 
 
 def target_row(what: str, asked: str, measured: str, met: bool) -> list[str]:

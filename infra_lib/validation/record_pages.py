@@ -12,6 +12,7 @@ from infra_lib import figures as study_figures
 from infra_lib import style
 from infra_lib import tables as study_tables
 from infra_lib.claims import measure_claims
+from infra_lib.drawing_functions import numbered
 from infra_lib.files import copied
 from infra_lib.kinds import show
 from infra_lib.kinds.influence import from_others
@@ -398,4 +399,4 @@ def _shown(
         page=page,
         results=copied(behind, results, f"data/{study}/{behind.name}"),
     )
-    return (folder / f"{name}.md").read_text(encoding="utf-8")
+    return numbered(study, name)

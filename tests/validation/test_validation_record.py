@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import shutil
 from pathlib import Path
 
@@ -22,6 +23,12 @@ from infra_lib.study import VALIDATION_METHODS
 from infra_lib.validation import record, record_pages, tables
 
 TARGETS = ("math", "code", "mean")
+FIGURE = re.compile(r"```\{build-figure\} (\S+)\n:name: \S+\n```")
+
+
+def with_figures(text: str, results: Path) -> str:
+    """Return a fragment with the figures that its directives name, as the book shows them."""
+    return FIGURE.sub(lambda m: (results / "figures" / f"{m[1]}.md").read_text(encoding="utf-8"), text)
 
 
 def lds_frame(lds: float = 0.7) -> pd.DataFrame:
@@ -195,7 +202,7 @@ def test_a_whole_study_becomes_a_record_and_the_record_becomes_a_page(project) -
         ("arms", fragments["full_arms"]),
         ("claims", fragments["full_claims"]),
     ):
-        assert "<svg" in part
+        assert f"{{build-figure}} full/{name}\n" in part
         assert (project / "results" / "figures" / "full" / f"{name}.csv").is_file()
     assert "70%" in sections["Groups removed and doubled"]
     assert "flip − uniform" in fragments["full_arms"]
@@ -338,7 +345,7 @@ def test_the_recorded_studies_of_larger_models_are_whole_and_shown(tmp_path) -> 
     root = Path(__file__).resolve().parents[2]
     shown = record_pages.fragments(root, tmp_path)
     for study, only in record_pages.LARGER.items():
-        text = shown[study.replace("-", "_")]
+        text = with_figures(shown[study.replace("-", "_")], tmp_path)
         kept = record.Record(root, study)
         assert "recorded run" in text.split("\n\n", 1)[0]
         for stage in kept.stages:
@@ -370,7 +377,8 @@ def test_claims_of_scores_are_shown_where_the_arms_were_not_reached(tmp_path) ->
 
 def test_captions_say_what_intervals_speak_of(tmp_path) -> None:
     root = Path(__file__).resolve().parents[2]
-    shown = {name: html.unescape(text) for name, text in record_pages.fragments(root, tmp_path).items()}
+    fragments = record_pages.fragments(root, tmp_path)
+    shown = {name: html.unescape(with_figures(text, tmp_path)) for name, text in fragments.items()}
     assert "with intervals over models and examples; models: 2" in shown["larger"]
     assert "with intervals over examples; one model" in shown["smollm2_gpu"]
     accuracy = record.Record(root, "smollm2-gpu").table("03_finetune_evaluate", "accuracy")
