@@ -18,7 +18,7 @@ from infra_lib.files import write_json, write_text
 from infra_lib.layout import project_root
 
 BEGIN, END = "<!-- picture: written by tools/readme_picture.py -->", "<!-- /picture -->"
-WIDTH, HEIGHT = 1280, 800
+WIDTH, HEIGHT = 1280, 900
 
 
 def take(page_file: Path, folder: Path) -> str:
@@ -35,7 +35,7 @@ def take(page_file: Path, folder: Path) -> str:
             page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme=theme)
             page.goto(page_file.resolve().as_uri())
             page.wait_for_function("document.fonts.status === 'loaded'")
-            page.screenshot(path=str(folder / f"landing-{theme}.png"))
+            page.screenshot(path=str(folder / f"landing-{theme}.png"), animations="disabled")
             answer = page.locator(".infra-lede").inner_text()
             page.close()
         browser.close()
