@@ -9,6 +9,7 @@ import pandas as pd
 
 from infra_lib.frames import rows as each_row
 from infra_lib.refine import Refined
+from infra_lib.style import name_of
 from infra_lib.tables import NOT_AVAILABLE, html_table, named
 
 SCORED_AS = {"conjugate gradients": "refined", "minibatches": "refined_minibatches"}
@@ -108,7 +109,7 @@ def refinement_markdown(table: pd.DataFrame) -> str:
 def residual_words(table: pd.DataFrame, damping: float) -> str:
     """Return the residuals of the refined directions at a damping in words."""
     own = table[table["damping"] == damping]
-    return "; ".join(f"{r.solver}, {named(r.target)}: {r.refined:.2g}" for r in each_row(own))
+    return "; ".join(f"{r.solver}, {name_of(r.target)}: {r.refined:.2g}" for r in each_row(own))
 
 
 def convergence_words(curves: pd.DataFrame) -> str:

@@ -307,8 +307,8 @@ class Plan:
         models = models or work.models
         found = self.architecture.fused(dtype, rows, width, 1, passes=self.architecture.gradients)
         at_once = at_once or min(work.targets, self.choices.targets_at_once)
-        waiting = self.machine.is_gpu and at_once < work.targets * kinds
-        before = 0 if waiting else (work.targets - 1) * kinds * size.attributed * bytes_of(dtype)
+        all_stay = self.resident(work.targets * kinds, at_once) == work.targets * kinds
+        before = (work.targets - 1) * kinds * size.attributed * bytes_of(dtype) if all_stay else 0
         # A layer's factors and the products that turn a gradient; the directions that it has become.
         turned = max(
             4 * (out * out + into * into) + 4 * 4 * out * into for out, into in self.architecture.shapes
