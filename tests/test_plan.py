@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -333,8 +334,11 @@ def test_estimated_peaks_of_the_method_notebook_lie_within_a_fifth_of_measured_o
     choices = Choices(batch_tokens=512, factor_bytes=budget)
     steps = Plan(Architecture(config), work, machine, choices).steps()
     expected = next(s.peak_bytes for s in steps if (s.notebook, s.what) == ("07_method", step))
+    # Stacks of this small model are below 32 MiB, and glibc keeps what it has let go of that size: how much
+    # differs from run to run. Stacks of models that need a plan have pages of their own, as these do here.
     done = subprocess.run(
         [sys.executable, "-c", METHOD, step, json.dumps(sizes), str(budget)],
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},
         capture_output=True,
         text=True,
         check=False,

@@ -81,7 +81,7 @@ def test_sentences_and_tokens_add_up_to_the_examples(smoke) -> None:
 def test_method_page_has_every_method_and_its_checks_hold(smoke) -> None:
     data = smoke.stage("07_method") / "data"
     scored = pd.read_parquet(data / "sweep.parquet")
-    methods = {"ekfac", "kfac", "diagonal", "identity", "gradcos", "refined"}
+    methods = {"ekfac", "kfac", "diagonal", "identity", "gradcos", "refined", "refined_minibatches"}
     assert set(scored["method"]) == methods
     assert set(scored.groupby(["method", "damping", "target"]).size()) == {8}
     between = pd.read_parquet(data / "method_agreement.parquet")
