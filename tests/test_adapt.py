@@ -378,6 +378,7 @@ def test_the_record_is_whole_and_shown(root, tmp_path) -> None:
     assert len(found.train) == 64
     assert sum(found.provenance["target_examples"].values()) == 16
     assert all(value < 1e-5 for value in results.sums_differ_by(found).values())
+    assert found.provenance["seconds"] <= 360
     assert f"{found.provenance['seconds'] / 60:.1f} minutes" in fragments["adapt_badge"]
     assert sorted(transcript["steps"]) == ["1", "2", "3", "4", "5"]
     size = sum(path.stat().st_size for path in (root / record.RECORD).iterdir())

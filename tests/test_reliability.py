@@ -68,6 +68,11 @@ def test_cases_of_a_test_are_one_row_and_every_attack_is_its_own() -> None:
     assert rows["a full disk"]["inputs"] == 0
 
 
+def test_an_attack_whose_case_is_called_after_it_is_named_once() -> None:
+    tests = {"b.py::test[20000-empty-files]": entry("attack", "20,000 empty files", outcome="output")}
+    assert [row["title"] for row in grouped(tests)] == ["20,000 empty files"]
+
+
 def test_every_count_on_the_page_comes_from_the_record(project) -> None:
     page = reliability_page(project)
     assert "recorded run" in page

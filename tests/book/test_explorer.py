@@ -17,6 +17,7 @@ from book_browser import IN_BROWSER, serving
 from hostile import TEXTS
 from made_up import files_of
 
+from benchmarks import explorer as waits
 from infra_lib.checksums import write_manifest
 from infra_lib.examples import Example, is_text
 from infra_lib.markup import visible
@@ -650,3 +651,9 @@ def test_the_scale_is_the_books_in_both_themes(browser, made_up) -> None:
         found.close()
     assert len(set(seen["light"])) == len(set(seen["dark"])) == 9
     assert seen["light"] != seen["dark"]
+
+
+def test_the_benchmark_of_waits_sees_both_views(browser, made_up) -> None:
+    found = waits.once(browser, made_up, 1, plain="method")
+    assert set(found) == {"first view", "change", "plain"}
+    assert all(0 < value < 60_000 for value in found.values())
