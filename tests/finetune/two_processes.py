@@ -1,4 +1,5 @@
-"""Started by torchrun with two processes: fine-tune in several ways, into the folder that it is given.
+"""Started with two processes: by torchrun, to fine-tune in several ways into the folder that it is given,
+and by accelerate, to be `infra finetune`.
 
 accelerate shards on accelerators only; on a CPU it trains unsharded without a word (and so
 ``fsdp`` is refused there). Here it is told that its two CPU processes are an accelerator's,
@@ -14,10 +15,14 @@ from pathlib import Path
 
 import torch
 from accelerate import DistributedType, state
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
 
+from infra_lib import cli
 from infra_lib.examples import read_jsonl
 from infra_lib.finetune import FinetuneConfig, WeightedTrainer, finetune
 from infra_lib.finetune.launch import run_job
+
+LOSS = WeightedTrainer.compute_loss
 
 
 def shard_on_cpu() -> None:
@@ -32,6 +37,18 @@ def shard_on_cpu() -> None:
 
     state.AcceleratorState.__init__ = init
     FinetuneConfig.check = lambda self, **_: None
+
+
+def look(*, checkpointed: bool) -> None:
+    """Have each loss look whether the model is sharded, and has checkpoints as it should."""
+
+    def looking(self, model, *args, **kwargs):
+        assert {type(p.data).__name__ for p in model.parameters()} == {"DTensor"}
+        wrapped = any(isinstance(module, CheckpointWrapper) for module in model.modules())
+        assert wrapped == checkpointed, f"gradient checkpointing is {wrapped}"
+        return LOSS(self, model, *args, **kwargs)
+
+    WeightedTrainer.compute_loss = looking
 
 
 def forget() -> None:
@@ -70,15 +87,6 @@ def main(folder: Path) -> None:
     examples = read_jsonl(folder / "train.jsonl")
     shard_on_cpu()
 
-    kinds = set()
-    plain = WeightedTrainer.compute_loss
-
-    def looking(self, model, *args, **kwargs):
-        kinds.update(type(p.data).__name__ for p in model.parameters())
-        return plain(self, model, *args, **kwargs)
-
-    WeightedTrainer.compute_loss = looking
-
     def run(name: str, **change) -> None:
         finetune(
             job["base"],
@@ -90,12 +98,21 @@ def main(folder: Path) -> None:
             progress=False,
         )
 
+    tight = {"packing": True, "gradient_checkpointing": True}
+    look(checkpointed=True)
     forget()
-    interrupted(lambda: run("sharded", packing=True, gradient_checkpointing=True))
+    interrupted(lambda: run("sharded", **tight))
+    forget()
+    run("half", precision="bfloat16", **tight)
+    look(checkpointed=False)
     forget()
     run("lora", lora_rank=4)
-    assert kinds == {"DTensor"}, kinds
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if sys.argv[1] == "finetune":
+        shard_on_cpu()
+        look(checkpointed="--gradient-checkpointing" in sys.argv)
+        cli.main()
+    else:
+        main(Path(sys.argv[1]))
