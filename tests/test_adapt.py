@@ -328,6 +328,7 @@ def test_the_examples_to_begin_with_are_the_same_for_a_seed_and_share_no_questio
         write_examples(tmp_path / "c", train=7)
 
 
+@pytest.mark.reliability(kind="bad input", title="infra adapt: a model that cannot fit")
 def test_a_plan_grows_with_examples_and_refuses_what_cannot_fit(neox, tmp_path) -> None:
     from dataclasses import replace
 

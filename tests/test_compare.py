@@ -81,6 +81,7 @@ def test_a_missing_file_and_a_changed_text_are_beyond_every_tolerance(project) -
     assert not found.within(1e9)
 
 
+@pytest.mark.reliability(kind="bad input", title="comparing studies of which one lacks a stage")
 def test_a_stage_that_one_of_them_has_not_run_is_named(project) -> None:
     import shutil
 

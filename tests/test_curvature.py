@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -90,11 +92,13 @@ def test_factors_depend_on_neither_batches_nor_partitions(tokenizer, rows, chang
         for field in ("s_in", "s_out", "diagonal"):
             assert torch.allclose(getattr(layer, field), getattr(found, field), rtol=1e-4, atol=1e-6)
         assert layer.corrected.sum() == pytest.approx(float(found.corrected.sum()), rel=1e-4)
-    # Equal eigenvalues leave their basis open; what EK-FAC makes of a gradient does not depend on it.
+    # Equal eigenvalues leave their basis open, and near ones a part of it: float32's rounding over a gap of
+    # .0015 of the largest turns eigenvectors by some 1e-5, differently on each processor. What EK-FAC makes
+    # of a gradient hardly depends on it: it is compared as a whole, to the 1e-4 that the README promises.
     gradient = target_gradient(model, list(plain.layers), rows[:4])
     ours, others = (precondition(factors, gradient, damping=0.3) for factors in (plain, other))
     for name, direction in ours.items():
-        assert torch.allclose(direction, others[name], rtol=1e-4, atol=1e-5 * direction.abs().max())
+        assert (direction - others[name]).norm() < 1e-4 * direction.norm()
 
 
 def test_sampled_labels_follow_the_seed(tokenizer, rows) -> None:
@@ -145,6 +149,41 @@ def test_partitions_are_stored_and_resumed(tokenizer, rows, tmp_path, monkeypatc
     assert len(calls) == 2
     for name, layer in whole.layers.items():
         assert torch.equal(layer.corrected, mended.layers[name].corrected)
+
+
+@pytest.mark.reliability(kind="fault", title="curvature fitting killed between a partition and its checksum")
+@pytest.mark.parametrize("stale", [False, True], ids=["first", "over a torn one"])
+def test_a_partition_without_its_checksum_is_fitted_again(
+    tokenizer, rows, tmp_path, monkeypatch, record_property, stale
+) -> None:
+    import infra_lib.curvature.fit as fitting
+    import infra_lib.curvature.store as store
+
+    model = tiny_qwen2(len(tokenizer))
+    options = {"memory_bytes": 12_000, "folder": tmp_path, "progress": False}
+    whole = fit_factors(model, rows, **options)
+    files = sorted(tmp_path.glob("*.safetensors"))
+    if stale:
+        files[-1].write_bytes(files[-1].read_bytes()[:100])
+    else:
+        files[-1].unlink()
+
+    def killed(_path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "write_checksum", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fit_factors(model, rows, replace_torn=True, **options)
+    assert files[-1].is_file()
+    calls = []
+    original = fitting._fit_partition
+    monkeypatch.setattr(fitting, "_fit_partition", lambda *a: calls.append(1) or original(*a))
+    again = fit_factors(model, rows, **options)
+    record_property("outcome", "the partition is fitted again, the others are kept")
+    assert len(calls) == 1
+    for name, layer in whole.layers.items():
+        assert torch.equal(layer.corrected, again.layers[name].corrected)
 
 
 def test_stored_layers_are_read_when_asked_for_and_share_what_they_share(tokenizer, rows, tmp_path) -> None:
@@ -256,6 +295,7 @@ def test_factors_of_another_model_are_refused(tokenizer, rows) -> None:
         check_model(factors, tiny_qwen2(len(tokenizer), seed=1))
 
 
+@pytest.mark.reliability(kind="bad input", title="factors of a model that differs outside the layers")
 def test_factors_are_of_all_weights_and_not_of_their_layers_alone(tokenizer, rows, tmp_path) -> None:
     """A layer's inputs depend on every other: factors of a model with other attention are not its own."""
     kept = fit(tiny_qwen2(len(tokenizer)), rows, folder=tmp_path)

@@ -140,6 +140,7 @@ def test_shards_part_the_examples_with_like_numbers_of_tokens(monkeypatch, proce
     assert max(loads) <= 1.05 * lengths.sum() / processes
 
 
+@pytest.mark.reliability(kind="bad input", title="fewer examples than processes")
 def test_fewer_examples_than_processes_are_refused_where_each_needs_one(monkeypatch) -> None:
     parts = parted(monkeypatch, rows_of([3]), 2)
     assert [part.rows for part in parts] == [(0,), ()]
@@ -158,6 +159,7 @@ def test_alone_everything_is_the_identity() -> None:
     assert distributed.spread(lambda name, matrix: (matrix + 1,), {"a": torch.zeros(2, 2)})["a"][0].sum() == 4
 
 
+@pytest.mark.reliability(kind="fault", title="a process that does not see the first one's files")
 def test_a_process_without_the_first_ones_files_says_so(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(work, "add_up_number", lambda number: 1)
     monkeypatch.setattr(work, "_PATIENCE", 0.5)
@@ -165,6 +167,7 @@ def test_a_process_without_the_first_ones_files_says_so(monkeypatch, tmp_path) -
         distributed.is_stored(tmp_path / "none.safetensors")
 
 
+@pytest.mark.reliability(kind="bad input", title="more processes than CUDA devices")
 def test_cuda_devices_are_given_out_by_local_rank(monkeypatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")

@@ -25,6 +25,7 @@ GOOD = {"id": "a", "domain": "math", "prompt": "p", "response": "r"}
 text = st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
 
 
+@pytest.mark.reliability(kind="fuzz", title="examples written and read back")
 @given(
     st.lists(
         st.builds(Example, id=text, domain=text, prompt=text, response=text),
@@ -51,6 +52,7 @@ def test_frame_round_trip_keeps_absent_fields() -> None:
     assert from_frame(to_frame(examples)) == examples
 
 
+@pytest.mark.reliability(kind="bad input", title="a date that is no day")
 @pytest.mark.parametrize("day", ["2024-13-01", "20240801", "last May", ""])
 def test_a_date_is_a_day_or_is_named(tmp_path, day: str) -> None:
     path = tmp_path / "x.jsonl"
@@ -110,6 +112,7 @@ def test_no_bytes_crash_the_reader(tmp_path_factory, content: bytes) -> None:
         scan_jsonl(path)
 
 
+@pytest.mark.reliability(kind="bad input", title="a training set that shares questions with the test")
 def test_shared_questions_are_found_in_whatever_words() -> None:
     a, b = Example("a", "m", "one", "r", question="q"), Example("b", "m", "two", "r", question="q")
     with pytest.raises(DataError, match="shares 1 questions with test"):

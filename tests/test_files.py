@@ -72,6 +72,7 @@ def test_a_sealed_record_that_is_cut_off_is_found(tmp_path, record_property) -> 
     record_property("outcome", "every one is a named error")
 
 
+@pytest.mark.reliability(kind="fuzz", title="sealed records written and read back")
 @given(st.dictionaries(st.text(), st.integers() | st.text() | st.floats(allow_nan=False)))
 def test_any_record_reads_back(tmp_path_factory, value) -> None:
     path = tmp_path_factory.mktemp("sealed") / "x.json"
@@ -189,6 +190,7 @@ def test_a_kill_at_any_step_of_replacing_leaves_the_old_or_the_new(
     record_property("outcome", "the old folder or the new one, whole")
 
 
+@pytest.mark.reliability(kind="fault", title="a failure while a file is being replaced")
 def test_a_failed_block_leaves_the_old_file_and_no_leftover(tmp_path) -> None:
     path = tmp_path / "x"
     write_text(path, "old")

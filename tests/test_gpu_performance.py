@@ -77,6 +77,7 @@ def test_a_record_of_other_sizes_has_no_words_on_a_billion_parameters(records) -
     assert first_attempt(records["first-attempt"], small) == ""
 
 
+@pytest.mark.reliability(kind="fault", title="a changed byte in a record of a GPU")
 def test_a_changed_record_is_refused(root, tmp_path) -> None:
     shutil.copytree(root / "records", tmp_path / "records")
     path = tmp_path / "records" / "gpu" / "attribution.json"
@@ -119,6 +120,7 @@ def test_a_step_that_fails_is_recorded_and_the_rest_goes_on(tmp_path) -> None:
     assert kept[1]["seconds"] >= 0
 
 
+@pytest.mark.reliability(kind="bad input", title="a benchmark of a GPU where there is none")
 def test_a_missing_gpu_is_said_before_anything_runs(tmp_path) -> None:
     with pytest.raises(SystemExit, match="no CUDA device here"):
         gpu.main(["--out", str(tmp_path / "x.json")])

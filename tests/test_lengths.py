@@ -56,6 +56,7 @@ def test_examples_without_difficulty_are_a_group(tokenizer) -> None:
         cut_report(encoded, examples[:1])
 
 
+@pytest.mark.reliability(kind="bad input", title="a chat template that is missing or refuses an example")
 def test_a_missing_or_narrow_chat_template_is_named(tokenizer, monkeypatch) -> None:
     example = Example("a", "math", "Tom", " has 2", system="Think.")
     with pytest.raises(ModelError, match="no chat template"):

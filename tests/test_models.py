@@ -95,6 +95,7 @@ def test_saved_model_and_tokenizer_come_back_the_same(model_folder, tokenizer) -
     assert load_tokenizer(model_folder)(text).input_ids == tokenizer(text).input_ids
 
 
+@pytest.mark.reliability(kind="bad input", title="a pattern of layers that matches none")
 def test_mlp_linears_are_found_and_attention_is_not(tokenizer) -> None:
     model = tiny_qwen2(len(tokenizer))
     names = list(mlp_linears(model))

@@ -42,6 +42,7 @@ def test_it_is_unbiased_where_the_plug_in_estimate_is_not() -> None:
     assert abs(np.mean(1 - (1 - counts / n) ** k) - truth) > 0.02
 
 
+@pytest.mark.reliability(kind="bad input", title="pass@k of numbers that cannot be")
 @pytest.mark.parametrize(
     ("n", "c", "k", "name"), [(4, 5, 1, "c"), (4, -1, 1, "c"), (4, 2, 5, "k"), (4, 2, 0, "k")]
 )
@@ -84,6 +85,7 @@ def test_more_answers_to_the_same_problems_are_no_more_problems(answers) -> None
     assert plain[["mean", "low", "high", "n"]].equals(doubled[["mean", "low", "high", "n"]])
 
 
+@pytest.mark.reliability(kind="bad input", title="pass@k beyond the answers that there are")
 def test_too_large_a_k_names_the_problem_with_too_few_answers(answers) -> None:
     fewer = answers.drop(answers.index[(answers["id"] == "code7") & (answers["sample"] == 0)])
     with pytest.raises(ParameterError, match=r"parameter k is 4.*at most 3.*'code7'"):

@@ -363,6 +363,7 @@ def test_the_method_notebook_is_counted_as_it_works_and_can_be_left_out() -> Non
     assert "07_method" not in {s.notebook for s in replace(plan(small_config()), work=left_out).steps()}
 
 
+@pytest.mark.reliability(kind="bad input", title="infra plan: a method notebook that cannot fit")
 def test_a_method_notebook_that_cannot_fit_is_refused_with_how_to_leave_it_out() -> None:
     work = replace(WORK, train=4, method=METHOD_WORK)
     whole = replace(plan(SHALLOW, factor_bytes=2**27), work=work)
@@ -414,6 +415,7 @@ def test_more_devices_and_fewer_targets_take_less_memory() -> None:
     assert one.seconds == many.seconds
 
 
+@pytest.mark.reliability(kind="bad input", title="infra plan: a study that cannot fit")
 def test_what_cannot_fit_is_refused_with_what_would_hold_it() -> None:
     tiny = replace(gpu_machine("h100"), memory_bytes=2**20)
     with pytest.raises(ParameterError, match=r"--gpu-memory is .* it must be .* or more for 0\d_"):

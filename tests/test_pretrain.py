@@ -78,6 +78,7 @@ def test_torn_and_missing_bases_are_named(tiny, tmp_path) -> None:
         verify_base(torn)
 
 
+@pytest.mark.reliability(kind="bad input", title="a base model of too few tokens")
 def test_too_few_tokens_are_refused(tmp_path) -> None:
     with pytest.raises(ParameterError, match="pretrain_tokens"):
         pretrain(PretrainConfig(tokens=10), 0, tmp_path / "x")
@@ -103,6 +104,7 @@ def test_a_text_read_twice_is_as_many_steps_again(tmp_path) -> None:
     assert record["steps"] == 2 * -(-len(once) // TINY.batch)
 
 
+@pytest.mark.reliability(kind="bad input", title="a base model of a size that cannot be")
 def test_a_study_gives_its_base_models_their_size() -> None:
     study = make_study(
         {"pretrain_hidden": 128, "pretrain_heads": 4, "pretrain_layers": 2, "retrain_base": True}
@@ -145,6 +147,7 @@ def test_the_notebook_passes_on_all_that_pretraining_reads() -> None:
     assert read <= set(declared_parameters(root, "02_base_model"))
 
 
+@pytest.mark.reliability(kind="fault", title="a pretraining cut off and begun again otherwise")
 def test_another_setting_is_not_continued(tiny, tmp_path, monkeypatch) -> None:
     works = []
 

@@ -318,6 +318,7 @@ def test_both_solvers_start_in_the_same_place(written) -> None:
     assert starts[0] == starts[1]
 
 
+@pytest.mark.reliability(kind="bad input", title="a refinement with settings that cannot be")
 def test_bad_input_is_named(system, written, model, names, rows) -> None:
     gradients = system.split(system.right)
     for name, value in (

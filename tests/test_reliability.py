@@ -200,6 +200,7 @@ def test_a_session_records_its_marked_tests_and_a_part_of_it_only_adds(root, tmp
     assert not part["whole"]  # most of it speaks of other sources
 
 
+@pytest.mark.reliability(kind="fault", title="a changed byte in the sandbox's record")
 def test_the_cost_of_the_sandbox_is_shown_as_recorded_and_a_changed_record_is_not(root, tmp_path) -> None:
     assert "not available" in sandbox_speed(tmp_path)
     shutil.copytree(root / "records" / "benchmarks", tmp_path / "records" / "benchmarks")

@@ -170,6 +170,7 @@ def test_torch_itself_refuses_such_a_pickle(tmp_path) -> None:
 # --- Notebooks' parameters ---------------------------------------------------------------
 
 
+@pytest.mark.reliability(kind="bad input", title="parameters of a notebook that hold code")
 @pytest.mark.parametrize(
     "cell",
     [

@@ -33,6 +33,7 @@ def test_rule(text: str, expected: list[str]) -> None:
     assert pieces(text) == expected
 
 
+@pytest.mark.reliability(kind="fuzz", title="sentences cover any text, in order")
 @given(st.text(max_size=300))
 @settings(max_examples=300, deadline=None)
 def test_sentences_cover_any_text_in_order(text: str) -> None:
@@ -40,6 +41,7 @@ def test_sentences_cover_any_text_in_order(text: str) -> None:
     assert all(pieces(text))
 
 
+@pytest.mark.reliability(kind="fuzz", title="fences of programs in any arrangement")
 @given(st.lists(st.sampled_from(["```", "```python\n", "a. ", "\n", " ", "x", "?!", "```\n"]), max_size=60))
 @settings(max_examples=300, deadline=None)
 def test_fences_in_any_arrangement_keep_the_text(parts: list[str]) -> None:

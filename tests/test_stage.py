@@ -97,6 +97,7 @@ def test_a_stage_that_has_not_run_is_named_with_what_to_do(project) -> None:
         open_stage("03_finetune_evaluate", {"study": "t"})
 
 
+@pytest.mark.reliability(kind="bad input", title="a notebook that reads from a stage it does not declare")
 def test_reading_from_an_undeclared_stage_is_refused(project) -> None:
     stage = open_stage("01_data", {"study": "t"})
     with pytest.raises(ParameterError, match="stage"):

@@ -84,12 +84,14 @@ def test_rejection_rate_of_the_paired_test_under_the_null_is_near_its_level() ->
     assert rejected / 150 <= 0.08
 
 
+@pytest.mark.reliability(kind="bad input", title="paired tests with an answer missing")
 def test_tables_with_a_missing_answer_are_refused_by_name() -> None:
     frame = pd.DataFrame({"seed": [0, 0, 1], "id": ["a", "b", "a"], "correct": [True, False, True]})
     with pytest.raises(ParameterError, match="no answer to b"):
         runs_by_problems(frame, run=["seed"])
 
 
+@pytest.mark.reliability(kind="bad input", title="statistics of tables that are none")
 def test_bad_tables_are_refused() -> None:
     with pytest.raises(ParameterError):
         crossed_bootstrap(np.array([[1.0, np.nan]]))

@@ -176,6 +176,7 @@ PIECES = st.sampled_from(
 )
 
 
+@pytest.mark.reliability(kind="fuzz", title="sentences and steps of any arrangement")
 @given(st.lists(PIECES, max_size=60).map("".join))
 @settings(max_examples=300, deadline=None)
 def test_sentences_and_steps_cover_any_arrangement(text: str) -> None:

@@ -112,6 +112,7 @@ def test_a_small_pool_is_found_before_any_training(splits) -> None:
     check_arms(Study(arms=["uniform", "influence", "fewer_tokens"]), splits.train, [])
 
 
+@pytest.mark.reliability(kind="bad input", title="an arm that would replace nothing")
 def test_an_arm_that_would_replace_nothing_is_refused_before_any_training(splits) -> None:
     unlabelled = [replace(example, difficulty=None) for example in splits.train]
     with pytest.raises(ParameterError, match=r"arms is 'flip'.*difficulty_from: length: 0 of 200 training"):

@@ -46,6 +46,7 @@ def test_hostile_text_is_shown_and_not_read(text: str) -> None:
     assert html.unescape(shown.replace("<br>", "\n")) == visible(text)
 
 
+@pytest.mark.reliability(kind="fuzz", title="any text in a table's cell")
 @given(st.text(max_size=80))
 @settings(max_examples=300, deadline=None)
 def test_no_text_leaves_a_bare_special_character_or_line_end(text: str) -> None:

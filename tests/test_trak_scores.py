@@ -82,6 +82,7 @@ def test_a_sweep_of_ridges_is_one_run_for_each(tokenizer, rows) -> None:
         trak_sweep(tiny_qwen2(len(tokenizer)), rows, {"t": rows[:3]}, [])
 
 
+@pytest.mark.reliability(kind="fault", title="projections of TRAK that are zero or not finite")
 def test_zero_projections_are_an_error(model, rows, monkeypatch) -> None:
     monkeypatch.setattr(
         module.BasicProjector, "project", lambda self, grads, model_id: torch.zeros(len(grads), 64)
@@ -90,6 +91,7 @@ def test_zero_projections_are_an_error(model, rows, monkeypatch) -> None:
         trak_scores(model, rows, {"t": rows[:2]}, proj_dim=64)
 
 
+@pytest.mark.reliability(kind="bad input", title="TRAK with a dimension or ridge that cannot be")
 def test_bad_input_is_named(model, rows) -> None:
     for ridge in (0, -1, float("nan")):
         with pytest.raises(ParameterError, match="ridge"):

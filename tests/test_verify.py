@@ -134,6 +134,7 @@ def test_a_changed_model_makes_the_stage_run_again_that_made_it(project) -> None
         assert "model.safetensors is missing or changed" in str(stage_damage(folder))
 
 
+@pytest.mark.reliability(kind="fault", title="a changed byte in a study's own record")
 def test_a_changed_study_file_is_not_used(project) -> None:
     with (
         Flipped(project.stage("study.json"), random.Random(2)),
@@ -142,6 +143,7 @@ def test_a_changed_study_file_is_not_used(project) -> None:
         resolved_study(project.folder, "smoke")
 
 
+@pytest.mark.reliability(kind="fault", title="a changed byte in what the book is built from")
 def test_the_book_is_not_built_from_changed_copies(project, root, monkeypatch) -> None:
     from types import SimpleNamespace
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from infra_lib.checksums import is_intact, write_checksum
+from infra_lib.checksums import checksum_path, is_intact, write_checksum
 from infra_lib.curvature.factors import LayerFactors
 from infra_lib.errors import DataError, ModelError
 from infra_lib.files import replacing
@@ -121,6 +121,8 @@ def _packed(layers: Mapping[str, LayerFactors]) -> tuple[dict[str, Tensor], dict
 
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    # An older file's checksum would make this one look torn, were the process killed before the next.
+    checksum_path(path).unlink(missing_ok=True)
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
     write_checksum(path)
@@ -129,7 +131,9 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> 
 def load_partition(
     path: Path, key: str, names: Sequence[str], *, written_here: bool = False
 ) -> tuple[Mapping[str, LayerFactors], dict[str, dict[str, float]]] | None:
-    """Return a stored partition, memory-mapped, or None where there is none.
+    """Return a stored partition, memory-mapped, or None where there is none, or one without a checksum.
+
+    The checksum is written last: who was killed before it did not finish, and fits again.
 
     Parameters
     ----------
@@ -141,7 +145,7 @@ def load_partition(
     ModelError
         For factors of another model or other data.
     """
-    if not path.is_file():
+    if not (path.is_file() and checksum_path(path).is_file()):
         return None
     # A changed byte is an error and no reason to fit again in silence: somebody should look at the disk.
     if not written_here and not is_intact(path):

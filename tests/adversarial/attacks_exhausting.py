@@ -121,7 +121,51 @@ print(len(zlib.decompress(bomb)), 'ESCAPED')
 """,
         ("memory", "timeout"),
     ),
-    escape("mapped memory of a gigabyte", "import mmap\nattempt(lambda: mmap.mmap(-1, 2**30))"),
+    escape(
+        "mapped memory of a gigabyte",
+        """
+import mmap
+attempt(lambda: mmap.mmap(-1, 2**30))
+attempt(lambda: mmap.mmap(-1, 2**30, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+""",
+    ),
+    escape(
+        "shared memory of a gigabyte, unmapped all but a page, which keeps it with the kernel",
+        """
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+libc.mremap.restype = ctypes.c_void_p
+libc.mremap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
+def refused(found):
+    if found in (None, 2**64 - 1): raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return found
+def keep(flags, opened=-1):
+    for _ in range(16):
+        start = refused(libc.mmap(None, 2**26, 3, flags, opened, 0))
+        ctypes.memset(start, 120, 2**26)
+        refused(libc.mremap(start, 2**26, 2**12, 0))
+attempt(lambda: keep(0x21))
+attempt(lambda: keep(0x1, os.open('/dev/zero', os.O_RDWR)))
+attempt(lambda: keep(0x3, os.open('/dev/zero', os.O_RDWR)))
+""",
+    ),
+    Attack(
+        "memory paged out by ten children, two gigabytes in all",
+        """
+import ctypes, mmap, os, time
+libc = ctypes.CDLL(None)
+for _ in range(10):
+    if os.fork() == 0:
+        kept = mmap.mmap(-1, 200 * 2**20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        for start in range(0, len(kept), 2**20):
+            kept[start:start + 2**20] = b'x' * 2**20
+            place = ctypes.addressof(ctypes.c_char.from_buffer(kept, start))
+            libc.madvise(ctypes.c_void_p(place), ctypes.c_size_t(2**20), 21)
+        time.sleep(30)
+time.sleep(30)
+""",
+        ("memory",),
+    ),
     escape(
         "System V shared memory, which outlives its maker",
         """

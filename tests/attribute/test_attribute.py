@@ -106,6 +106,7 @@ def test_refinement_is_recorded_and_changes_scores_and_not_their_sums(
     assert {row["iteration"] for row in record["record"]} >= {0, 2}
 
 
+@pytest.mark.reliability(kind="bad input", title="infra attribute: a refinement of a method that has none")
 def test_only_ekfac_can_be_refined(model_folder, files, tmp_path) -> None:
     for change, words in (
         ({"refine": 2, "method": "trak"}, "it refines ekfac"),

@@ -207,6 +207,7 @@ def test_directions_beyond_float16_are_scored_in_it(tokenizer, splits, reading) 
     assert np.linalg.norm(ours) == pytest.approx(1e9 * np.linalg.norm(wanted), rel=0.02)
 
 
+@pytest.mark.reliability(kind="bad input", title="infra attribute: TRAK below float32")
 def test_trak_below_float32_is_refused(model_folder, files, tmp_path) -> None:
     with pytest.raises(ParameterError, match="--dtype is 'bfloat16': it must be float32 with --method trak"):
         run(model_folder, files, tmp_path, dtype="bfloat16", method="trak")

@@ -148,6 +148,7 @@ def test_sizes_are_read_with_their_units(text, count) -> None:
     assert parse_bytes("--memory", text) == count
 
 
+@pytest.mark.reliability(kind="bad input", title="infra attribute: sizes of memory that are none")
 @pytest.mark.parametrize("text", ["", "GiB", "4 apples", "-1GiB", "0", "0.1", "1e9", "4GiB2"])
 def test_sizes_that_are_none_are_named(text) -> None:
     with pytest.raises(ParameterError, match="--memory"):
@@ -194,6 +195,7 @@ def test_sums_hold_in_an_ensemble(model_folder, second_model, files, tmp_path) -
     assert (pd.read_parquet(out / "self_influence.parquet")["self_influence"] > 0).all()
 
 
+@pytest.mark.reliability(kind="bad input", title="infra attribute: checkpoints of another architecture")
 def test_checkpoints_of_another_architecture_are_refused(model_folder, tokenizer, files, tmp_path) -> None:
     save_model(tiny_qwen2(len(tokenizer), layers=3), tokenizer, tmp_path / "deep")
     with pytest.raises(ModelError, match=r"--checkpoints .*/deep .*is 3, not 2"):
@@ -202,6 +204,7 @@ def test_checkpoints_of_another_architecture_are_refused(model_folder, tokenizer
         run(model_folder, files, tmp_path / "out", checkpoints=(str(tmp_path / "none"),))
 
 
+@pytest.mark.reliability(kind="bad input", title="infra attribute: a variant that a method does not have")
 @pytest.mark.parametrize("method", EXAMPLES_ONLY)
 def test_variants_that_a_method_does_not_have_are_named(model_folder, files, tmp_path, method) -> None:
     with pytest.raises(ParameterError, match=f"--self-influence .*--method {method}"):

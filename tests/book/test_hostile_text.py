@@ -297,6 +297,7 @@ def test_quiet_markup_passes(markup: str) -> None:
     assert active_markup(markup) is None
 
 
+@pytest.mark.reliability(kind="fault", title="a notebook that failed is not made a page of the book")
 def test_a_failed_notebook_is_no_page(tmp_path) -> None:
     path = tmp_path / "x.ipynb"
     failed = notebook([])

@@ -136,6 +136,7 @@ def test_the_chat_template_s_end_is_found_and_prompts_are_wrapped(chat_tokenizer
     assert (wrapped["prompt"] != plain["prompt"]).all()
 
 
+@pytest.mark.reliability(kind="bad input", title="exams: problems and settings that cannot be")
 def test_bad_input_is_named_before_anything_is_drawn(engine, splits) -> None:
     problems = splits.test[:2]
     for sampling, name in (
@@ -158,6 +159,7 @@ def test_bad_input_is_named_before_anything_is_drawn(engine, splits) -> None:
         answer(engine(chat_template=True), problems, GREEDY, progress=False)
 
 
+@pytest.mark.reliability(kind="fault", title="memory runs out while answers are drawn")
 def test_out_of_memory_halves_the_batch_and_says_so(
     model, tokenizer, splits, engine, monkeypatch, capsys
 ) -> None:
@@ -180,6 +182,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(
         answer(engine(), splits.test[:1], GREEDY, progress=False)
 
 
+@pytest.mark.reliability(kind="fault", title="an exam interrupted between answers")
 def test_an_interrupted_exam_keeps_what_it_has_and_asks_for_the_rest_alone(
     engine, model, splits, tmp_path, monkeypatch
 ) -> None:
@@ -214,6 +217,7 @@ def test_an_interrupted_exam_keeps_what_it_has_and_asks_for_the_rest_alone(
     assert sum(counted) == 16, "another model shares nothing"
 
 
+@pytest.mark.reliability(kind="fault", title="a stored file of answers is torn")
 def test_a_torn_file_of_answers_is_reported_and_drawn_again(engine, splits, tmp_path, capsys) -> None:
     problems = splits.test[:3]
     whole = answer(engine(identity="m"), problems, GREEDY, store=tmp_path, progress=False)
@@ -314,6 +318,7 @@ def test_vllm_is_handed_the_same_sampling_parameters_with_a_seed_per_answer(vllm
     assert (greedy.temperature, greedy.top_k, greedy.seed) == (0.0, -1, None)
 
 
+@pytest.mark.reliability(kind="bad input", title="generation by a package that is not installed")
 def test_without_vllm_the_install_command_is_named(folder, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ParameterError, match="pip install vllm"):

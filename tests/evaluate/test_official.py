@@ -161,6 +161,7 @@ def test_every_generated_solution_of_gsm_symbolic_passes() -> None:
     assert not any(g.correct for g in grade_each(wrong, [e.response for e in examples], progress=False))
 
 
+@pytest.mark.reliability(kind="bad input", title="a rule of scoring that is not known")
 def test_a_rule_that_is_not_known_is_named() -> None:
     with pytest.raises(ParameterError, match=r"scoring is 'guess'.*gsm8k, math, aime, mbpp"):
         grade_each([example("guess", "1")], ["1"], progress=False)

@@ -44,12 +44,14 @@ def alike(value, other) -> bool:
     return repr(value) == repr(other) or (value == other and type(value) is type(other))
 
 
+@pytest.mark.reliability(kind="fuzz", title="values that cross the sandbox's border")
 @given(plain)
 @settings(max_examples=300, deadline=None)
 def test_plain_values_come_back_as_they_went(value) -> None:
     assert alike(wire.decode(wire.encode(value)), value)
 
 
+@pytest.mark.reliability(kind="fuzz", title="any bytes in place of a value from the sandbox")
 @given(st.binary(max_size=60) | st.text("nifcsbltezdr~o?:0123456789-", max_size=40).map(str.encode))
 @settings(max_examples=500, deadline=None)
 def test_no_bytes_do_more_than_fail_to_be_a_value(data: bytes) -> None:
@@ -149,6 +151,7 @@ def nothing_works(monkeypatch):
     monkeypatch.setattr(isolate, "_probe_all", lambda: (None, "bubblewrap is not installed"))
 
 
+@pytest.mark.reliability(kind="bad input", title="programs to grade where there is no sandbox")
 def test_without_namespaces_programs_are_refused_with_what_to_type(nothing_works) -> None:
     for outcome in (
         sandbox.run("print(1)"),
@@ -164,6 +167,7 @@ def test_without_namespaces_programs_are_refused_with_what_to_type(nothing_works
     assert grade_many([], progress=False) == []
 
 
+@pytest.mark.reliability(kind="bad input", title="an isolation that is not known")
 def test_plain_processes_are_used_when_asked_for_by_name(nothing_works) -> None:
     outcome = sandbox.run("print(6 * 7)", isolation="process")
     assert (outcome.status, outcome.stdout, outcome.isolation) == ("ok", "42\n", "process")

@@ -334,6 +334,7 @@ def test_unknown_methods_are_named(model_folder, splits, targets, methods) -> No
         score_methods(model_folder, splits.train[:4], targets, methods=methods, progress=False)
 
 
+@pytest.mark.reliability(kind="bad input", title="parameters of the explorer that cannot be")
 def test_the_study_checks_the_explorers_parameters() -> None:
     from infra_lib.study import make_study
 

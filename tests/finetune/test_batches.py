@@ -142,6 +142,7 @@ def test_a_loss_in_pieces_is_the_loss_in_one(monkeypatch) -> None:
     assert torch.allclose(gradient, torch.autograd.grad(pieces, logits)[0])
 
 
+@pytest.mark.reliability(kind="bad input", title="packing for a model that mixes examples")
 def test_packing_is_refused_for_a_model_that_mixes_examples(tokenizer) -> None:
     model = tiny_qwen2(len(tokenizer))
     check_packing(model)
@@ -155,6 +156,7 @@ def test_packing_is_refused_for_a_model_that_mixes_examples(tokenizer) -> None:
         check_packing(model)
 
 
+@pytest.mark.reliability(kind="bad input", title="packing for a recurrent model")
 def test_packing_is_refused_for_a_recurrent_model() -> None:
     from transformers import MambaConfig, MambaForCausalLM
 

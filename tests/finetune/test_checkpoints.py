@@ -48,6 +48,7 @@ def test_a_torn_checkpoint_is_passed_over_and_removed(tmp_path, damage) -> None:
     assert not torn.exists()
 
 
+@pytest.mark.reliability(kind="fault", title="a training killed while it writes a checkpoint")
 def test_a_run_killed_while_it_wrote_a_checkpoint_ends_in_the_same_model(
     model_folder, splits, tmp_path, monkeypatch
 ) -> None:
@@ -79,6 +80,7 @@ def test_a_run_killed_while_it_wrote_a_checkpoint_ends_in_the_same_model(
     assert not work.exists()
 
 
+@pytest.mark.reliability(kind="fault", title="two trainings in one folder")
 def test_two_processes_cannot_train_in_one_folder(model_folder, splits, tmp_path, monkeypatch) -> None:
     from infra_lib.finetune import run
 

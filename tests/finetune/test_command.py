@@ -49,6 +49,7 @@ def test_weights_come_from_the_lines_or_a_file_and_are_equal_without(train, tmp_
     assert read_weights(train, examples, "influence") == values[::-1]
 
 
+@pytest.mark.reliability(kind="bad input", title="infra finetune: a weight that is missing or no number")
 @pytest.mark.parametrize(
     ("source", "values", "message"),
     [
@@ -64,6 +65,7 @@ def test_a_weight_that_is_missing_or_no_number_is_named_by_its_line(train, sourc
         read_weights(train, read_jsonl(train), source)
 
 
+@pytest.mark.reliability(kind="bad input", title="infra finetune: a file of weights that does not fit")
 def test_a_weights_file_that_does_not_fit_is_named(train, tmp_path) -> None:
     examples, path = read_jsonl(train), tmp_path / "w.csv"
     whole = pd.DataFrame({"id": [e.id for e in examples], "weight": 1.0})
@@ -113,6 +115,7 @@ def test_the_command_trains_what_the_library_trains_and_says_from_what(
     assert finetune_files(options, progress=False) == folder
 
 
+@pytest.mark.reliability(kind="bad input", title="infra finetune: a folder with something else in it")
 def test_a_folder_with_something_else_in_it_is_left_alone(model_folder, train, tmp_path) -> None:
     out = tmp_path / "mine"
     out.mkdir()
@@ -127,6 +130,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(model_folder, train, t
     assert (out / "run.json").is_file()
 
 
+@pytest.mark.reliability(kind="bad input", title="infra finetune: a command line with a mistake")
 def test_bad_input_on_the_command_line_is_one_sentence(
     model_folder, train, tmp_path, monkeypatch, capsys
 ) -> None:

@@ -52,6 +52,7 @@ def test_no_file_of_a_run_is_a_pickle(trained) -> None:
     assert not [p for p in trained.rglob("*") if p.suffix in (".bin", ".pt", ".pth", ".pkl")]
 
 
+@pytest.mark.reliability(kind="bad input", title="adapters for layers that are not there")
 @pytest.mark.parametrize("targets", [("q_proj", "query"), ("proj",)])
 def test_a_target_that_names_no_layer_is_named_with_those_that_there_are(tokenizer, targets) -> None:
     config = FinetuneConfig(lora_rank=2, lora_targets=targets)
@@ -67,6 +68,7 @@ def test_named_targets_alone_get_adapters(tokenizer) -> None:
     assert all("q_proj" in name or "v_proj" in name for name in trainable)
 
 
+@pytest.mark.reliability(kind="bad input", title="adapters without the package that makes them")
 def test_without_peft_the_install_command_is_named(model_folder, splits, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ParameterError, match="pip install"):

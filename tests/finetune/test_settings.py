@@ -15,6 +15,7 @@ from infra_lib.finetune.memory import lora_parameters, state_bytes
 from infra_lib.models import prompt_tokens
 
 
+@pytest.mark.reliability(kind="bad input", title="a setting of a training that cannot be")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -38,6 +39,7 @@ def test_a_setting_that_cannot_be_is_named(change, message) -> None:
         dataclasses.replace(FinetuneConfig(), **change).check()
 
 
+@pytest.mark.reliability(kind="bad input", title="a device that is not there")
 def test_a_device_that_is_not_there_is_named() -> None:
     with pytest.raises(ParameterError, match="CUDA_VISIBLE_DEVICES"):
         FinetuneConfig().check(device="cuda:3")
@@ -46,12 +48,14 @@ def test_a_device_that_is_not_there_is_named() -> None:
             FinetuneConfig().check(device="cuda")
 
 
+@pytest.mark.reliability(kind="bad input", title="fewer examples in a batch than processes")
 def test_a_batch_must_feed_every_process() -> None:
     FinetuneConfig(batch_size=8).check(processes=8)
     with pytest.raises(ParameterError, match=r"one example per process \(9\)"):
         FinetuneConfig(batch_size=8).check(processes=9)
 
 
+@pytest.mark.reliability(kind="bad input", title="a training that needs a chat template, without one")
 def test_a_missing_chat_template_is_named_before_training(model_folder, splits, tmp_path, tokenizer) -> None:
     config = FinetuneConfig(epochs=1, batch_size=4, chat_template=True)
     with pytest.raises(ModelError, match="no chat template"):

@@ -163,6 +163,7 @@ def test_a_launch_hands_over_the_whole_job(one, model_folder, splits, tmp_path, 
     assert_same(one("short", epochs=1), folder, model_folder)
 
 
+@pytest.mark.reliability(kind="fault", title="a launch of several processes fails")
 def test_a_failed_launch_says_so_and_leaves_no_model(model_folder, tmp_path, splits, monkeypatch) -> None:
     monkeypatch.setattr(launch.sys, "executable", "/bin/false")
     with pytest.raises(InfraError, match="torchrun with 2 processes"):

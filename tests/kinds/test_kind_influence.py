@@ -68,6 +68,7 @@ def test_a_sentence_that_was_cut_off_does_not_count(train) -> None:
     assert set(sums["kind"]) == {"check"}
 
 
+@pytest.mark.reliability(kind="bad input", title="scores that are all equal, to rank kinds by")
 def test_equal_scores_cannot_be_ranked(train) -> None:
     same = {"math": [np.ones(len(PIECES)) for _ in train]}
     with pytest.raises(NumericalError, match="all scores on math are equal"):

@@ -70,6 +70,7 @@ def test_whole_examples_go_until_the_tokens_are_met(train) -> None:
     assert kept != with_fewer_tokens(train, asked, count_tokens=count, seed=1)
 
 
+@pytest.mark.reliability(kind="bad input", title="removal of kinds without the tokens of a domain")
 def test_every_domain_needs_its_tokens(train) -> None:
     with pytest.raises(ParameterError, match="lacks code"):
         with_fewer_tokens(train, {"math": 1}, count_tokens=lambda _: 1, seed=0)

@@ -178,6 +178,7 @@ def test_gradient_cosine_is_the_dot_product_over_the_norm(setting, scored) -> No
     assert np.allclose(part["gradcos"], part["identity"] / norms, rtol=1e-4)
 
 
+@pytest.mark.reliability(kind="bad input", title="an empty sweep of dampings")
 def test_an_empty_sweep_is_named(setting) -> None:
     with pytest.raises(ParameterError, match="dampings"):
         sweeps.sweep(

@@ -223,6 +223,7 @@ SOUND = [
 ]
 
 
+@pytest.mark.reliability(kind="fuzz", title="rows of published data sets: any value in a column")
 @given(st.data())
 @settings(max_examples=200, deadline=None)
 def test_whatever_stands_in_a_column_the_row_is_used_or_named(data: st.DataObject) -> None:

@@ -58,6 +58,7 @@ def test_hub_and_folder_give_the_same_examples(monkeypatch: pytest.MonkeyPatch, 
     assert "trust_remote_code" not in calls[0]
 
 
+@pytest.mark.reliability(kind="bad input", title="a split, configuration or column that a data set lacks")
 def test_parquet_shards_through_the_hub_loader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     rows = rows_of("bespoke_stratos", "data", "train.jsonl")
     folder = tmp_path / "hub"
@@ -106,6 +107,7 @@ def raised(kind: str, message: str) -> Exception:
     return type(kind, (Exception,), {})(message)
 
 
+@pytest.mark.reliability(kind="bad input", title="a hub that fails: gated, absent, or no network")
 @pytest.mark.parametrize(
     ("error", "message"),
     [

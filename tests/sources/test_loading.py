@@ -133,6 +133,7 @@ def test_difficulty_rules_at_their_edges() -> None:
             wrong()
 
 
+@pytest.mark.reliability(kind="bad input", title="pass rates that are none, or of other examples")
 def test_measured_pass_rates_become_difficulties() -> None:
     examples = load("bespoke_stratos", FIXTURES / "bespoke_stratos").examples
     labelled = with_pass_rates(examples, {examples[0].id: 0.1, examples[2].id: 1.0})
@@ -151,6 +152,7 @@ def test_aime_under_the_names_of_other_publishers() -> None:
     ]
 
 
+@pytest.mark.reliability(kind="bad input", title="an AIME answer that is no whole number below 1000")
 @pytest.mark.parametrize("answer", ["1000", "-3", "12.5", "x", "", None, True])
 def test_an_aime_answer_must_be_a_whole_number_below_1000(tmp_path: Path, answer) -> None:
     rows = [{"problem": "p", "answer": "1"}, {"problem": "q", "answer": answer}]
@@ -226,6 +228,7 @@ def test_limit_stops_early_and_examples_survive_storage(tmp_path: Path) -> None:
     assert read_jsonl(tmp_path / "x.jsonl") == traces
 
 
+@pytest.mark.reliability(kind="bad input", title="options of a data set that are wrong")
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [

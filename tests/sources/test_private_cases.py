@@ -36,6 +36,7 @@ def test_plain_json_is_read() -> None:
     assert decode_cases("[]") == []
 
 
+@pytest.mark.reliability(kind="fuzz", title="LiveCodeBench's private cases: any text")
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 @settings(max_examples=150, deadline=None)
 def test_any_text_comes_back(text: str) -> None:
@@ -70,6 +71,7 @@ def test_a_pickle_of_anything_else_is_refused(thing) -> None:
         decode_cases(packed(pickle.dumps(thing)))
 
 
+@pytest.mark.reliability(kind="bad input", title="LiveCodeBench's private cases: a pickle that holds none")
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
@@ -94,6 +96,7 @@ def test_what_is_no_pickle_of_cases_is_named(raw: bytes, message: str) -> None:
         decode_cases(packed(raw))
 
 
+@pytest.mark.reliability(kind="bad input", title="LiveCodeBench's private cases: wrong layers")
 def test_layers_that_are_not_what_they_must_be_are_named() -> None:
     good = packed(pickle.dumps(json.dumps(CASES)))
     for text, message in [
@@ -115,6 +118,7 @@ def test_a_bomb_is_stopped_before_it_unfolds() -> None:
         decode_cases(bomb, largest=1_000_000)
 
 
+@pytest.mark.reliability(kind="fuzz", title="LiveCodeBench's private cases: any bytes")
 @given(st.binary(max_size=200))
 @settings(max_examples=200, deadline=None)
 def test_no_bytes_crash_the_reader(raw: bytes) -> None:

@@ -189,6 +189,7 @@ def test_shares_are_a_partition() -> None:
         assert counts[name] / 20_000 == pytest.approx(share, abs=0.015)
 
 
+@pytest.mark.reliability(kind="bad input", title="a small world that cannot be made")
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -205,6 +206,7 @@ def test_bad_input_is_named(change: dict, named: str) -> None:
         make_splits(SplitSizes(10, 10, 10, 10), seed=0, **change)
 
 
+@pytest.mark.reliability(kind="bad input", title="more problems of a level than there are")
 def test_a_level_that_runs_out_says_how_many_there_are(monkeypatch) -> None:
     from infra_lib.sources.small_world import splits as module
 

@@ -189,6 +189,7 @@ def test_pure_noise_has_no_ceiling() -> None:
     assert lds.noise_ceiling(repeated, 4, samples=10)["ceiling"] < 0.35
 
 
+@pytest.mark.reliability(kind="bad input", title="validation by scores or subsets that do not fit")
 def test_bad_input_is_named() -> None:
     with pytest.raises(ParameterError, match="validation_subsets is 4"):
         lds.draw(4, np.ones(1))

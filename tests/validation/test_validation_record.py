@@ -255,6 +255,7 @@ def test_what_was_made_from_other_data_leaves_the_record(project) -> None:
     assert left == {"02_base_model", "03_finetune_evaluate", "04_example_influence", "09_validation"}
 
 
+@pytest.mark.reliability(kind="bad input", title="a stage that was not recorded")
 def test_what_is_not_recorded_is_named() -> None:
     with pytest.raises(
         ParameterError, match=r"'07_method'.*of those that are recorded: 02_base_model, 03_finetune"
@@ -264,6 +265,7 @@ def test_what_is_not_recorded_is_named() -> None:
     assert record.recorded_stages([], validated=False) == list(record.KEPT)[:-1]
 
 
+@pytest.mark.reliability(kind="bad input", title="a record that an older version made")
 def test_a_record_of_another_time_is_refused_and_says_what_it_lacks(project) -> None:
     path = stage_folder("full", "09_validation", project) / "data" / "removal.parquet"
     pd.read_parquet(path).drop(columns="retrainings").to_parquet(path)
@@ -273,6 +275,7 @@ def test_a_record_of_another_time_is_refused_and_says_what_it_lacks(project) -> 
         record_pages.fragments(project, project / "results")
 
 
+@pytest.mark.reliability(kind="bad input", title="a record put where another lies")
 def test_a_record_goes_below_records_and_over_no_other(project, monkeypatch) -> None:
     assert record.record_folder(project, "records/long") == project / "records" / "long"
     (project / "records" / "base").mkdir()
@@ -301,6 +304,7 @@ def test_without_a_record_the_page_says_so(tmp_path) -> None:
         record_pages.fragments(tmp_path, tmp_path)
 
 
+@pytest.mark.reliability(kind="fault", title="a study unfinished or damaged, to be recorded")
 def test_an_unfinished_or_damaged_study_is_no_record(project) -> None:
     table = stage_folder("full", "09_validation", project) / "data" / "lds.parquet"
     whole = table.read_bytes()

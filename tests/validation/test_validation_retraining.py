@@ -58,6 +58,7 @@ def _alone(row):
     return batches([row], batch_tokens=10_000, pad_id=0)[0]
 
 
+@pytest.mark.reliability(kind="fault", title="retrainings interrupted half-way")
 def test_an_interrupted_run_goes_on_with_what_is_missing(setting, monkeypatch) -> None:
     jobs = _jobs(setting, 3)
     trained = []
@@ -123,6 +124,7 @@ def test_target_values_sum_the_tokens_that_count() -> None:
         target_values(results, masks[:1])
 
 
+@pytest.mark.reliability(kind="bad input", title="subsets of another training set")
 def test_subsets_of_another_set_are_refused(setting) -> None:
     with pytest.raises(ParameterError, match="membership"):
         retrainings(setting, np.ones((2, 5), dtype=bool), [[0], [0]])

@@ -70,6 +70,7 @@ def test_every_method_scores_every_example(model_folder, splits, tokenizer) -> N
         assert (np.corrcoef(refined, plain)[0, 1] > 0.999) == alike
 
 
+@pytest.mark.reliability(kind="bad input", title="methods and targets of a validation that are not known")
 def test_unknown_choices_are_named() -> None:
     with pytest.raises(ParameterError, match="validation_methods"):
         Settings(methods=["magic"]).check()

@@ -75,6 +75,7 @@ def test_a_choice_takes_equal_parts_of_each_group() -> None:
     assert len(spread_choice(IDS, strata, 99)) == 31
 
 
+@pytest.mark.reliability(kind="bad input", title="subsets that cannot be drawn")
 def test_bad_input_is_named() -> None:
     with pytest.raises(ParameterError, match="validation_subsets"):
         half_subsets(IDS, 0)

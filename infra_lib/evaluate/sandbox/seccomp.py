@@ -3,8 +3,9 @@
 Namespaces hide files, processes and networks, but leave the kernel's rarer doors open: nested
 namespaces, which give a program capabilities to try on it; address families that network
 namespaces do not contain (vsock reaches a virtual machine's host); kernel memory that no limit
-counts (System V shared memory outlives its process). The filter closes them. It allows the
-rest, so that it cannot break an honest program.
+counts (System V shared memory outlives its process; what a program shares with its children and
+then unmaps is nobody's). The filter closes them. It allows the rest, so that it cannot break an
+honest program: of these, only one that shares memory between its own processes meets a refusal.
 
 The filter is classic BPF over ``struct seccomp_data`` (``linux/seccomp.h``), which bubblewrap
 takes from a file descriptor. System call numbers are from the kernel's ``unistd.h``; where the
@@ -20,7 +21,7 @@ from functools import cache
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _FOURTH_ARGUMENT = 0, 4, 16, 40
 
 NEW_NAMESPACES = 0x7E020000
 """Flags of ``clone`` that make a namespace."""
@@ -93,7 +94,9 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "semget": (64, 190),
     "mq_open": (240, 180),
 }
-_CLONE, _CLONE3, _SOCKET = (56, 220), (435, 435), (41, 198)
+_CLONE, _CLONE3, _SOCKET, _MMAP = (56, 220), (435, 435), (41, 198), (9, 222)
+_SHARED = 1
+"""Bit of ``mmap``'s flags in ``MAP_SHARED`` and ``MAP_SHARED_VALIDATE``, and in no other kind of map."""
 
 
 @cache
@@ -112,6 +115,13 @@ def seccomp_filter(machine: str | None = None) -> bytes | None:
             code += [_jump(_EQUAL, numbers[column], 0, 1), _jump(_RETURN, _ERRNO | errno.EPERM)]
     # clone3 passes its flags in memory, where a filter cannot look: C libraries then use clone.
     code += [_jump(_EQUAL, _CLONE3[column], 0, 1), _jump(_RETURN, _ERRNO | errno.ENOSYS)]
+    code += [
+        _jump(_EQUAL, _MMAP[column], 0, 4),
+        _jump(_LOAD, _FOURTH_ARGUMENT),
+        _jump(_ANY_BIT, _SHARED, 0, 1),
+        _jump(_RETURN, _ERRNO | errno.EPERM),
+        _jump(_RETURN, _ALLOW),
+    ]
     code += [
         _jump(_EQUAL, _CLONE[column], 0, 4),
         _jump(_LOAD, _FIRST_ARGUMENT),
