@@ -37,7 +37,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from infra_lib.attention import forward_attention, fused_attention
-from infra_lib.curvature import Factors, model_fingerprint, out_by_in, watched
+from infra_lib.curvature import Factors, check_met, model_fingerprint, out_by_in, watched
 from infra_lib.distributed import add_up, is_main, shard
 from infra_lib.errors import ModelError, NumericalError, ParameterError
 from infra_lib.models import Batch, Encoded, batches
@@ -78,6 +78,8 @@ def target_gradient(
     ------
     ParameterError
         For no target examples.
+    ModelError
+        For a layer that a text does not pass once.
     NumericalError
         For a gradient that is zero or not finite.
     """
@@ -86,6 +88,7 @@ def target_gradient(
     modules = dict(model.named_modules())
     totals = {name: torch.zeros_like(modules[name].weight, dtype=torch.float32) for name in names}
     weights = [modules[name].weight for name in names]
+    check_met(model, {name: modules[name] for name in names}, targets[0])
     plain = has_plain_head(model, targets[0])
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
@@ -370,7 +373,9 @@ def position_scores(
             acts = inputs.pop(name).flatten(0, -2)
             for target, direction in directions.items():
                 pulled = acts @ direction[name].to(acts).T
-                totals[target] += (pulled * grads.flatten(0, -2)).sum(-1)
+                # Below float32 the sum must not be rounded to the model's type before it is added.
+                wide = torch.promote_types(pulled.dtype, torch.float32)
+                totals[target] += (pulled * grads.flatten(0, -2)).sum(-1, dtype=wide)
 
         # Contracted as the backward pass meets each layer: one layer's rows in memory, not all of them.
         with watched(model, chosen, inputs.__setitem__, contract):

@@ -33,7 +33,7 @@ from infra_lib.examples import Example, is_text
 from infra_lib.files import is_sealed, read_sealed, replace_folder
 
 LINEAR_TYPES = (nn.Linear, Conv1D)
-_MLP_PARENT = re.compile(r"(^|\.)(mlp|shared_mlp|feed_forward|ffn|fc1|fc2)(\.|$)")
+_MLP_PARENT = re.compile(r"(^|\.)(mlp|mlp_block|shared_mlp|feed_forward|ffn|fc1|fc2)(\.|$)")
 # By what a module is, and not by a family's name: GraniteMoeHybrid without experts is a dense model.
 _EXPERTS = re.compile(r"(Experts?|MoE|Moe|MoeBlock|Router)$")
 
@@ -513,17 +513,19 @@ def mlp_linears(model: Any) -> dict[str, nn.Module]:
 def linears(model: Any, pattern: str | None) -> dict[str, nn.Module]:
     """Return linear layers by name: those of the MLPs, or those whose name matches ``pattern``.
 
-    ``nn.Linear`` and GPT-2's ``Conv1D`` count; the output head never does.
+    ``nn.Linear`` and GPT-2's ``Conv1D`` count; the output head never does. Of a model that sees pictures or
+    hears, the MLPs are those of its text decoder.
     """
     if pattern is None and (reason := _expert_reason(model)):
         raise ModelError(reason)
-    head = model.get_output_embeddings()
+    head, decoder = model.get_output_embeddings(), model.get_decoder()
+    text = set((model if decoder is None else decoder).modules())
     found = {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, LINEAR_TYPES)
         and module is not head
-        and (re.search(pattern, name) if pattern else _MLP_PARENT.search(name))
+        and (re.search(pattern, name) if pattern else module in text and _MLP_PARENT.search(name))
     }
     if not found:
         sample = ", ".join([n for n, m in model.named_modules() if isinstance(m, LINEAR_TYPES)][:4])

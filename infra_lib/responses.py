@@ -126,6 +126,10 @@ def response_log_probs(model: Any, batch: Batch) -> Tensor:
 
 def token_log_probs(model: Any, batch: Batch) -> Tensor:
     """Return log p(token t | tokens before) [batch, tokens], 0 where ``loss_mask`` is False."""
-    values = response_log_probs(model, batch)
+    return spread_out(batch, response_log_probs(model, batch))
+
+
+def spread_out(batch: Batch, values: Tensor) -> Tensor:
+    """Return values of the loss terms [loss terms] at their tokens [batch, tokens], 0 elsewhere."""
     spread = torch.zeros(batch.loss_mask.numel(), dtype=values.dtype, device=values.device)
     return spread.index_copy(0, batch.predicting + 1, values).view(batch.loss_mask.shape)

@@ -25,6 +25,7 @@ from infra_lib.influence import (
     target_gradient,
     token_scores,
 )
+from infra_lib.launched import TRAINING_SET, scores_on
 from infra_lib.models import Encoded, encode, load_model, load_tokenizer
 
 
@@ -72,6 +73,7 @@ def score_training_set(
     batch_tokens: int = 4096,
     memory_bytes: int = 2 * 2**30,
     targets_at_once: int = 2,
+    devices: int = 1,
     progress: bool = True,
 ) -> Scored:
     """Attribute each target to the training examples of a model (EK-FAC, both readings of a token).
@@ -98,11 +100,38 @@ def score_training_set(
         Padded tokens per batch, and room for factors under construction.
     targets_at_once
         Targets that share a scoring pass; fewer take less memory and more time.
+    devices
+        Processes that share the work, a device each (:mod:`infra_lib.launched`).
+
+    Raises
+    ------
+    ParameterError
+        For more processes than devices or examples.
     """
-    model, tokenizer = load_model(model_folder, dtype=dtype, device=device), load_tokenizer(model_folder)
+    tokenizer = load_tokenizer(model_folder)
     pad = tokenizer.pad_token_id or 0
     settings: dict[str, Any] = {"end_token": end_token, "max_tokens": max_tokens}
     encoded = [encode(tokenizer, example, **settings) for example in train]
+    if devices > 1:
+        options: dict[str, Any] = {
+            "damping": damping,
+            "labels": labels,
+            "seed": seed,
+            "folder": folder,
+            **settings,
+            "dtype": dtype,
+            "batch_tokens": batch_tokens,
+            "memory_bytes": memory_bytes,
+            "targets_at_once": targets_at_once,
+            "progress": progress,
+        }
+        given = (devices, TRAINING_SET, model_folder, train, targets)
+        arrays, facts = scores_on(*given, device=device, options=options)
+        loss, position = (
+            {name: arrays[reading, name] for name in targets} for reading in ("loss", "position")
+        )
+        return _scored(train, encoded, loss, position, facts["checks"], facts["seconds"])
+    model = load_model(model_folder, dtype=dtype, device=device)
     clock = {"start": time.perf_counter()}
     factors = fit_factors(
         model,
@@ -154,5 +183,16 @@ def score_training_set(
         f"{name} {after - before:.1f} s"
         for name, before, after in zip(("factors", "directions", "scores"), times, times[1:], strict=False)
     )
+    return _scored(train, encoded, tokens, positions, checks, seconds)
+
+
+def _scored(
+    train: Sequence[Example],
+    encoded: list[Encoded],
+    tokens: Mapping[str, list[np.ndarray]],
+    positions: Mapping[str, list[np.ndarray]],
+    checks: dict[str, float],
+    seconds: str,
+) -> Scored:
     scores = score_table(example_scores(tokens), train, [row.n_tokens for row in encoded])
     return Scored(scores, tokens, positions, encoded, checks, seconds)

@@ -36,7 +36,7 @@ from infra_lib.curvature import captured
 from infra_lib.distributed import Shard, is_main, shard, size
 from infra_lib.errors import NumericalError, ParameterError
 from infra_lib.models import Batch, Encoded, batches, linears
-from infra_lib.responses import token_log_probs
+from infra_lib.responses import response_logits, spread_out
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,15 @@ class TrakScores:
 
 
 def log_odds(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return log p/(1−p) and p of each response token [batch, tokens], 0 elsewhere."""
-    log_probs = token_log_probs(model, batch)
-    # log(1 − p) by expm1, exact for p near 1; p = 1 in rounding would give −∞.
-    log_rest = torch.log(-torch.expm1(log_probs.clamp(max=-1e-7)))
-    mask = batch.loss_mask
-    return (log_probs - log_rest) * mask, log_probs.exp() * mask
+    """Return log p/(1−p) and 1 − p of each response token [batch, tokens], 0 elsewhere.
+
+    The log odds are the token's logit less the log-sum-exp of all others', which is exact however sure the
+    model is; by way of p, they and their gradient would be lost where p is 1 in rounding.
+    """
+    logits, labels = response_logits(model, batch), batch.labels.unsqueeze(-1)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    odds = logits.gather(-1, labels).squeeze(-1) - logits.scatter(-1, labels, -torch.inf).logsumexp(-1)
+    return spread_out(batch, odds), spread_out(batch, torch.sigmoid(-odds))
 
 
 class _Output(AbstractModelOutput):
@@ -78,8 +81,8 @@ class _Output(AbstractModelOutput):
     def get_out_to_loss_grad(self, model: Any, batch: Batch) -> Tensor:
         """Return the mean of 1 − p over the response, shape [batch, 1]."""
         with torch.no_grad():
-            probs = log_odds(model, batch)[1].sum(1, keepdim=True)
-        return 1 - probs / batch.loss_mask.sum(1, keepdim=True)
+            rest = log_odds(model, batch)[1].sum(1, keepdim=True)
+        return rest / batch.loss_mask.sum(1, keepdim=True)
 
 
 class _Gradients(AbstractGradientComputer):

@@ -27,6 +27,7 @@ easy: list = [1, 2]  # levels that count as easy
 hard: list = [4, 5]  # levels that count as hard
 seed: int = 0  # seed of the sampled labels and of the bootstrap
 device: str = "cpu"  # cpu or cuda
+devices_per_run: int = 1  # devices that share the factors and the scores
 bootstrap_samples: int = 2000  # resamples behind each interval
 confidence: float = 0.95  # coverage of the intervals, 0 to 1
 
@@ -85,6 +86,7 @@ for record in stage.read_json("03_finetune_evaluate", "models"):
         batch_tokens=params.batch_tokens,
         memory_bytes=int(params.factor_gib * 2**30),
         targets_at_once=params.targets_at_once,
+        devices=params.devices_per_run,
         folder=stage.workspace,
     )
     base = {"base_seed": record["base_seed"]}

@@ -27,6 +27,7 @@ factor_gib: float = 2.0  # room for factors under construction, in GiB; less mea
 factor_labels: str = "sampled"  # labels of the Fisher factors: sampled (true Fisher) or empirical
 seed: int = 0  # seed of the sampled labels, and of the draw where there are more examples
 device: str = "cpu"  # cpu or cuda
+devices_per_run: int = 1  # devices that share the factors and the scores
 
 # %%
 from infra_lib import attributes
@@ -81,6 +82,7 @@ found = score_methods(
     batch_tokens=params.batch_tokens,
     memory_bytes=int(params.factor_gib * 2**30),
     directions_at_once=params.explorer_directions,
+    devices=params.devices_per_run,
 )
 
 # %% [markdown]

@@ -80,7 +80,9 @@ def test_two_processes_give_the_scores_of_one(started, alone, case) -> None:
         assert one.drop(columns=["score", "rank"], errors="ignore").equals(
             two.drop(columns=["score", "rank"], errors="ignore")
         )
-        tolerance = 1e-4
+        # TRAK's ridge is a tenth of the projected Gram matrix's mean, whose largest eigenvalue may be its
+        # whole trace: the inverse multiplies float32's rounding by up to ten times the dimension, some 5,000.
+        tolerance = 5e-4 if case == "trak" else 1e-4
         assert same(one["score"].to_numpy(), two["score"].to_numpy(), tolerance)
 
 

@@ -145,11 +145,12 @@ def test_both_readings_agree_on_examples_and_differ_on_tokens(setting) -> None:
         assert np.corrcoef(terms[target][row], tail)[0, 1] < 0.999
 
 
+@pytest.mark.parametrize("score", [token_scores, position_scores])
 @pytest.mark.parametrize("budget", [1, 100_000])
-def test_scores_depend_on_neither_batch_nor_order(setting, budget: int) -> None:
+def test_scores_depend_on_neither_batch_nor_order(setting, budget: int, score) -> None:
     model, train, _, _, directions = setting
-    plain = token_scores(model, train, directions, progress=False)
-    other = token_scores(model, train[::-1], directions, batch_tokens=budget, progress=False)
+    plain = score(model, train, directions, progress=False)
+    other = score(model, train[::-1], directions, batch_tokens=budget, progress=False)
     for target in directions:
         for a, b in zip(plain[target], other[target][::-1], strict=True):
             assert np.allclose(a, b, rtol=1e-4, atol=1e-6)

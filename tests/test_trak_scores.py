@@ -31,6 +31,32 @@ def test_model_output_is_the_sum_of_log_odds(model, rows) -> None:
     assert torch.allclose(log_odds(model, batch)[0].sum(1).double(), expected, rtol=1e-4)
 
 
+def test_log_odds_are_exact_however_sure_the_model_is(model, rows) -> None:
+    batch = batches(rows[:3], batch_tokens=9999, pad_id=0)[0]
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    torch.manual_seed(0)
+    for surplus in (0.0, 12.0, 25.0, 60.0):
+        logits = torch.randn(len(batch.labels), vocabulary, dtype=torch.float64)
+        logits[torch.arange(len(batch.labels)), batch.labels] += surplus
+
+        def gradient(values, of, logits=logits):
+            leaf = logits.to(values).requires_grad_(True)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(module, "response_logits", lambda *_: leaf)
+                odds, rest = of(model, batch)
+            return odds[batch.loss_mask], rest[batch.loss_mask], torch.autograd.grad(odds.sum(), leaf)[0]
+
+        exact, rest, wide = gradient(torch.float64, log_odds)
+        found, narrow_rest, narrow = gradient(torch.float32, log_odds)
+        assert torch.allclose(found.double(), exact, rtol=1e-5, atol=1e-5)
+        assert torch.allclose(narrow_rest.double(), rest, rtol=1e-4, atol=1e-30)
+        assert (narrow.double() - wide).norm() < 1e-5 * wide.norm()
+        # Of log p_y − log(1 − p_y), without going through either: e_y less the softmax of the others.
+        others = logits.scatter(-1, batch.labels.unsqueeze(-1), -torch.inf).softmax(-1)
+        one = torch.zeros_like(logits).scatter(-1, batch.labels.unsqueeze(-1), 1.0)
+        assert torch.allclose(wide, one - others, atol=1e-10)
+
+
 def test_per_example_gradients_equal_plain_ones(model, rows) -> None:
     names = [f"{name}.weight" for name in mlp_linears(model)]
     computer = module._Gradients(

@@ -62,6 +62,17 @@ _PER = {
 }
 
 
+_TOKEN = {
+    "loss": "a token's own loss term",
+    "position": "the gradient's part that arises where the token is predicted, at the position before it",
+}
+"""What a token's score is of, in each reading."""
+
+
+def _unrefined(options: Options) -> bool:
+    return bool(options.refine) and (options.self_influence or options.normalise == "self")
+
+
 def meaning(options: Options) -> dict[str, Any]:
     """Return how to read the scores: method, reading, damping, normalisation, units, sign, sums.
 
@@ -79,8 +90,10 @@ def meaning(options: Options) -> dict[str, Any]:
     return {
         "method": options.method,
         "reading": options.reading if options.method in GRADIENT else None,
+        "token": _TOKEN[options.reading] if options.method in GRADIENT else None,
         "damping": options.damping if options.method in CURVATURE else None,
         "normalise": options.normalise,
+        "self_influence": "by ekfac, not refined" if _unrefined(options) else None,
         "units": units + _PER[options.normalise],
         "sign": sign,
         "sums": (

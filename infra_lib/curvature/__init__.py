@@ -25,7 +25,14 @@ from infra_lib.curvature.eigen import eigenbasis
 from infra_lib.curvature.factors import METHODS, Factors, LayerFactors
 from infra_lib.curvature.fit import fit_factors, partitions
 from infra_lib.curvature.labels import LABELS
-from infra_lib.curvature.layers import captured, model_fingerprint, out_by_in, watched, weight_shape
+from infra_lib.curvature.layers import (
+    captured,
+    check_met,
+    model_fingerprint,
+    out_by_in,
+    watched,
+    weight_shape,
+)
 
 __all__ = [
     "LABELS",
@@ -33,6 +40,7 @@ __all__ = [
     "Factors",
     "LayerFactors",
     "captured",
+    "check_met",
     "eigenbasis",
     "fit_factors",
     "model_fingerprint",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from infra_lib.checksums import checksum_path
 from infra_lib.curvature.eigen import eigenbasis
 from infra_lib.curvature.factors import Factors, LayerFactors
 from infra_lib.curvature.labels import LABELS, LabelSource
-from infra_lib.curvature.layers import model_fingerprint, watched, weight_shape
+from infra_lib.curvature.layers import check_met, model_fingerprint, watched, weight_shape
 from infra_lib.curvature.moments import Positions, mirror
 from infra_lib.curvature.passes import CovariancePass, KeptRows, MomentPass
 from infra_lib.curvature.store import PartitionWriter, load_partition
@@ -73,6 +75,8 @@ def fit_factors(
     ------
     ParameterError
         For an unknown kind of labels, no examples, or a budget too small for one layer.
+    ModelError
+        For a layer that a text does not pass once.
     DataError
         For a stored partition that is torn, unless ``replace_torn``.
     NumericalError
@@ -83,10 +87,12 @@ def fit_factors(
     if not encoded:
         raise ParameterError("examples", 0, "at least one example to fit factors on")
     chosen = linears(model, pattern)
+    check_met(model, chosen, encoded[0])
     fingerprint = model_fingerprint(model)
     key = digest_of(
         [
             fingerprint,
+            _settings(model),
             list(chosen),
             labels,
             seed,
@@ -137,10 +143,18 @@ def fit_factors(
     return Factors(joined, fingerprint, len(encoded), positions, checks)
 
 
+def _settings(model: Any) -> dict[str, Any]:
+    """Return what a model's configuration says of its computations: weights alone do not tell of it all."""
+    told = json.loads(model.config.to_json_string(use_diff=False))
+    apart = ("transformers_version", "dtype", "torch_dtype", "architectures", "use_cache")
+    return {name: value for name, value in told.items() if name not in apart and not name.startswith("_")}
+
+
 def _stored(
     path: Path, key: str, names: Sequence[str], *, replace_torn: bool = False, written_here: bool = False
 ) -> _Fitted | None:
-    if not is_stored(path):
+    # The checksum is written last, so that a file without one is not finished.
+    if not (is_stored(path) and is_stored(checksum_path(path))):
         return None
     try:
         return load_partition(path, key, names, written_here=written_here)

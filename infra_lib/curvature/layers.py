@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from infra_lib.errors import ModelError
+from infra_lib.models import Encoded, batches
+
 
 def weight_shape(module: nn.Module) -> tuple[int, int]:
     """Return (out, in) of a linear layer; GPT-2's Conv1D stores its weight as [in, out]."""
@@ -65,10 +68,13 @@ def watched(
 
     def forward(inputs: Any, output: Tensor, name: str) -> Tensor:
         on_input(name, inputs[0].detach())
-        if not output.requires_grad:
-            output = output.detach().requires_grad_(True)
-        output.register_hook(lambda grad: on_gradient(name, grad.detach()))
-        return output
+        if output.requires_grad:
+            output.register_hook(lambda grad: on_gradient(name, grad.detach()))
+            return output
+        # The graph begins here. Falcon adds to an MLP's output in place, which a leaf and its views forbid.
+        leaf = output.detach().requires_grad_(True)
+        leaf.register_hook(lambda grad: on_gradient(name, grad.detach()))
+        return leaf.clone()
 
     handles = [
         module.register_forward_hook(lambda _m, inputs, output, name=name: forward(inputs, output, name))
@@ -84,6 +90,36 @@ def watched(
             handle.remove()
         for parameter in frozen:
             parameter.requires_grad_(True)
+
+
+@torch.no_grad()
+def check_met(model: Any, modules: Mapping[str, nn.Module], example: Encoded) -> None:
+    """Raise unless a text passes each layer once.
+
+    Raises
+    ------
+    ModelError
+        For a layer that is not met, such as one that looks at pictures, or is met more often, whose inputs
+        and gradients would not pair up.
+    """
+    met = dict.fromkeys(modules, 0)
+
+    def count(name: str) -> None:
+        met[name] += 1
+
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: count(name)) for name, module in modules.items()
+    ]
+    try:
+        batch = batches([example], batch_tokens=1, pad_id=0)[0].to(model.device)
+        model(**batch.inputs, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, times in met.items():
+        if times != 1:
+            often = f"passes layer {name} {times} times" if times else f"does not pass layer {name}"
+            raise ModelError(f"a text {often} of {type(model).__name__}; leave it out by --layers")
 
 
 @contextmanager

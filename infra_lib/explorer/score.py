@@ -39,6 +39,8 @@ from infra_lib.influence import (
     target_gradient,
     token_scores,
 )
+from infra_lib.launched import METHODS as METHODS_ON
+from infra_lib.launched import scores_on
 from infra_lib.models import Encoded, encode, load_model, load_tokenizer
 
 METHODS = ("ekfac", "kfac", "graddot", "gradcos")
@@ -88,13 +90,14 @@ def score_methods(
     batch_tokens: int = 4096,
     memory_bytes: int = 2 * 2**30,
     directions_at_once: int = 6,
+    devices: int = 1,
     progress: bool = True,
 ) -> Explored:
     """Score training examples of a model by several methods, in both readings of a token.
 
     Parameters
     ----------
-    model_folder, train, targets, damping, labels, seed, device, max_tokens, dtype, batch_tokens, memory_bytes
+    model_folder, train, targets, damping, labels, seed, device, devices, max_tokens, dtype, batch_tokens
         As in :func:`infra_lib.scoring.score_training_set`.
     methods
         Of :data:`METHODS`.
@@ -103,6 +106,8 @@ def score_methods(
         of all training examples.
     factors_folder
         Where the factors of ``train`` are stored; they are fitted where they are not there.
+    memory_bytes
+        Room for factors under construction, where they are not stored.
     directions_at_once
         Directions, one for each method and target, that share a scoring pass; fewer take less memory and
         more time. Batches shrink with their number, to the memory that two directions take.
@@ -110,14 +115,36 @@ def score_methods(
     Raises
     ------
     ParameterError
-        For a method that is unknown, or none.
+        For a method that is unknown, or none, or more processes than devices or examples.
     """
     if not methods or set(methods) - set(METHODS):
         raise ParameterError("explorer_methods", list(methods), f"a non-empty list of {', '.join(METHODS)}")
-    model, tokenizer = load_model(model_folder, dtype=dtype, device=device), load_tokenizer(model_folder)
+    tokenizer = load_tokenizer(model_folder)
     size: dict[str, Any] = {"pad_id": tokenizer.pad_token_id or 0, "batch_tokens": batch_tokens}
     cut: dict[str, Any] = {"end_token": True, "max_tokens": max_tokens}
     encoded = [encode(tokenizer, example, **cut) for example in train]
+    rows = drawn([example.id for example in train], examples, seed)
+    order = [(method, target) for target in targets for method in methods]
+    if devices > 1:
+        options: dict[str, Any] = {
+            "methods": list(methods),
+            "examples": examples,
+            "damping": damping,
+            "labels": labels,
+            "seed": seed,
+            "factors_folder": factors_folder,
+            "max_tokens": max_tokens,
+            "dtype": dtype,
+            "batch_tokens": batch_tokens,
+            "memory_bytes": memory_bytes,
+            "directions_at_once": directions_at_once,
+            "progress": progress,
+        }
+        given = (devices, METHODS_ON, model_folder, train, targets)
+        arrays, _ = scores_on(*given, device=device, options=options)
+        loss, position = ({key: arrays[reading, *key] for key in order} for reading in ("loss", "position"))
+        return Explored(loss, position, [train[k] for k in rows], [encoded[k] for k in rows])
+    model = load_model(model_folder, dtype=dtype, device=device)
     factors = fit_factors(
         model,
         encoded,
@@ -129,7 +156,6 @@ def score_methods(
         progress=progress,
         **size,
     )
-    rows = drawn([example.id for example in train], examples, seed)
     train, encoded = [train[k] for k in rows], [encoded[k] for k in rows]
     names = list(factors.layers)
     along: dict[Key, Direction] = {}
@@ -151,8 +177,7 @@ def score_methods(
     home = "cpu" if directions_at_once < kinds * len(targets) else device
     for target, correct in targets.items():
         directions_of(target, correct)
-    loss: dict[Key, list[np.ndarray]] = {}
-    position: dict[Key, list[np.ndarray]] = {}
+    loss, position = dict[Key, list[np.ndarray]](), dict[Key, list[np.ndarray]]()
     keys = list(along)
     for start in range(0, len(keys), directions_at_once):
         # The engine knows directions by name, whatever they are of.
@@ -169,7 +194,6 @@ def score_methods(
             squared = own * square
             for found in (loss, position):
                 found["gradcos", target] = by_root(found["graddot", target], squared)
-    order = [(method, target) for target in targets for method in methods]
     return Explored({k: loss[k] for k in order}, {k: position[k] for k in order}, train, encoded)
 
 

@@ -5,11 +5,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -17,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from infra_lib.distributed.launch import torchrun
 from infra_lib.errors import InfraError
 from infra_lib.examples import Example, read_jsonl, write_jsonl
 from infra_lib.files import write_json
@@ -73,23 +70,8 @@ def finetune_on(
     with tempfile.TemporaryDirectory(prefix="infra-job-") as temporary:
         write_json(Path(temporary) / "job.json", job)
         write_jsonl(Path(temporary) / "train.jsonl", examples)
-        _torchrun(devices, Path(temporary) / "job.json")
+        torchrun(devices, "infra_lib.finetune.launch", Path(temporary) / "job.json")
     return folder
-
-
-def _torchrun(processes: int, job: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    command += [str(processes), "-m", "infra_lib.finetune.launch", str(job)]
-    inherited = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    done = subprocess.run(command, env=inherited, preexec_fn=_end_with_parent, check=False)
-    if done.returncode:
-        raise InfraError(f"torchrun with {processes} processes ended with status {done.returncode}")
-
-
-def _end_with_parent() -> None:
-    """Have Linux end torchrun, and so its workers, when the process that started it is killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def run_job(path: Path) -> Path:

@@ -117,16 +117,16 @@ class Plan:
 
     def steps(self) -> list[Step]:
         """Return every step of the study's notebooks, in order."""
-        work, alone = self.work, self.alone
+        work = self.work
         exam = work.test * work.samples
         found = [
             *([self.pretrain()] if work.pretrainings else []),
             self.finetune(work.uniform_runs, "03_finetune_evaluate"),
             self.generate(exam * work.uniform_runs + work.target * work.models, "03_finetune_evaluate"),
-            alone.fit(),
-            alone.directions(),
-            alone.score(),
-            alone.score_positions(),
+            self.fit(),
+            self.directions(),
+            self.score(),
+            self.score_positions(),
         ]
         if work.arm_runs:
             found += [
@@ -136,15 +136,10 @@ class Plan:
         if work.method:
             found += self.method(work.method)
         if work.explored:
-            found += alone.explore()
+            found += self.explore()
         if work.retrainings:
             found.append(self.retrain())
         return found
-
-    @property
-    def alone(self) -> Plan:
-        """The plan of notebooks that attribute, on one GPU; on a CPU all cores share a process's work."""
-        return replace(self, machine=replace(self.machine, devices=1)) if self.machine.is_gpu else self
 
     @property
     def weight_bytes(self) -> int:
@@ -243,8 +238,10 @@ class Plan:
         room = self.machine.memory_bytes / ALLOCATOR * 0.9 - self.weight_bytes
         batch = CACHE_BYTES // cache if self.machine.is_gpu and self.choices.engine == "transformers" else 64
         side_by_side = int(max(1, min(batch, answers, room // one)))
-        # transformers draws a model's answers on one GPU, vLLM on all.
-        machine = self.machine if self.choices.engine == "vllm" else self.alone.machine
+        # transformers draws a model's answers on one GPU, vLLM on all; on a CPU all cores share them.
+        machine = self.machine
+        if machine.is_gpu and self.choices.engine != "vllm":
+            machine = replace(machine, devices=1)
         turns = answers * self.work.answer_tokens / side_by_side / machine.devices
         reading = turns * (self.weight_bytes + side_by_side * cache) / self.machine.bandwidth
         flops = 2 * self.architecture.size.parameters * answers * length

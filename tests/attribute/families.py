@@ -86,6 +86,22 @@ EXPERTS: dict[str, dict[str, Any]] = {
 }
 
 
+def picture_model(vocabulary: int) -> Any:
+    """Return Gemma 3 as its larger checkpoints are: a text decoder beside a tower that sees pictures."""
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    text = FAMILIES["gemma3_text"] | {"vocab_size": vocabulary, "bos_token_id": 1, "eos_token_id": 1}
+    return build(
+        "gemma3", {"text_config": text, "vision_config": vision, "mm_tokens_per_image": 4}, vocabulary
+    )
+
+
 def build(family: str, settings: dict[str, Any], vocabulary: int) -> Any:
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **settings, vocab_size=vocabulary, bos_token_id=1, eos_token_id=1)

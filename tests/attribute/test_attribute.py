@@ -10,16 +10,17 @@ import pandas as pd
 import pytest
 import torch
 from conftest import tiny_qwen2
-from families import EXPERTS, FAMILIES, MLP_LAYERS, build
+from families import EXPERTS, FAMILIES, MLP_LAYERS, build, picture_model
 from running import ALL, run
 from typer.testing import CliRunner
 
 from infra_lib.attribute import METHODS
 from infra_lib.attribute.options import EXAMPLES_ONLY
 from infra_lib.cli import app
+from infra_lib.curvature.fit import construction_bytes
 from infra_lib.errors import InfraError, ModelError, NumericalError, ParameterError
 from infra_lib.examples import Example, write_jsonl
-from infra_lib.models import save_model
+from infra_lib.models import linears, save_model
 
 
 @pytest.mark.parametrize("reading", ["loss", "position"])
@@ -166,6 +167,29 @@ def test_every_dense_decoder_family_is_attributed(family, tokenizer, files, tmp_
     assert max(record["checks"]["single_against_batch"].values()) < 1e-3
     assert len(record["layers"]) == 2 * len(MLP_LAYERS[family])
     assert {name.rsplit(".", 1)[-1] for name in record["layers"]} == MLP_LAYERS[family]
+    # The other reading is another pass, and one layer a partition begins the graph at each of them.
+    need = max(construction_bytes(module, False) for module in linears(model, None).values())
+    for name, change in {"position": {"reading": "position"}, "parts": {"memory": f"{need}B"}}.items():
+        other = run(tmp_path / "model", files, tmp_path / name, **change)
+        found = pd.read_parquet(other / "examples.parquet").set_index(["id", "target"])["score"]
+        assert np.allclose(
+            found.reindex(examples.index), examples, rtol=1e-3, atol=1e-4 * examples.abs().max()
+        )
+
+
+def test_of_a_model_that_sees_pictures_the_text_decoder_is_attributed(tokenizer, files, tmp_path) -> None:
+    model = picture_model(len(tokenizer))
+    save_model(model, tokenizer, tmp_path / "model")
+    out = run(tmp_path / "model", files, tmp_path / "out", levels=("example", "token"))
+    layers = json.loads((out / "provenance.json").read_text())["layers"]
+    assert len(layers) == 6
+    assert all(
+        "vision" not in name and name.rsplit(".", 1)[-1] in MLP_LAYERS["gemma3_text"] for name in layers
+    )
+    with pytest.raises(ModelError, match=r"a text does not pass layer .*vision.*fc1 of Gemma3"):
+        run(tmp_path / "model", files, tmp_path / "seen", layers=r"vision.*fc1")
+    with pytest.raises(ModelError, match=r"a text does not pass layer .*vision.*fc1 of Gemma3"):
+        run(tmp_path / "model", files, tmp_path / "dot", method="gradcos", layers=r"vision.*fc1")
 
 
 @pytest.mark.reliability(kind="bad input", title="a mixture of experts to attribute")

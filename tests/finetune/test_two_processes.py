@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from infra_lib.distributed import launch as starting
 from infra_lib.errors import InfraError
 from infra_lib.examples import write_jsonl
 from infra_lib.finetune import FinetuneConfig, finetune, launch
@@ -154,18 +155,18 @@ def test_a_launch_hands_over_the_whole_job(one, model_folder, splits, tmp_path, 
         return subprocess.CompletedProcess(command, 0)
 
     with monkeypatch.context() as patch:
-        patch.setattr(launch.subprocess, "run", started)
+        patch.setattr(starting.subprocess, "run", started)
         config, folder = dataclasses.replace(CONFIG, epochs=1), tmp_path / "a"
         options = {"seed": 0, "weights": WEIGHTS, "progress": False}
         launch.finetune_on(2, model_folder, splits.train, config, folder=folder, **options)
-        patch.setattr(launch.subprocess, "run", lambda *_, **__: pytest.fail("trained again"))
+        patch.setattr(starting.subprocess, "run", lambda *_, **__: pytest.fail("trained again"))
         launch.finetune_on(2, model_folder, splits.train, config, folder=folder, **options)
     assert_same(one("short", epochs=1), folder, model_folder)
 
 
 @pytest.mark.reliability(kind="fault", title="a launch of several processes fails")
 def test_a_failed_launch_says_so_and_leaves_no_model(model_folder, tmp_path, splits, monkeypatch) -> None:
-    monkeypatch.setattr(launch.sys, "executable", "/bin/false")
+    monkeypatch.setattr(starting.sys, "executable", "/bin/false")
     with pytest.raises(InfraError, match="torchrun with 2 processes"):
         launch.finetune_on(2, model_folder, splits.train[:8], CONFIG, seed=0, folder=tmp_path / "a")
     assert not (tmp_path / "a").exists()
