@@ -223,11 +223,25 @@ def dry_run(root: Path, study: Study) -> list[str]:
         lines.append(f"{stage:24} {state:7} {note}")
         inputs = [*STAGES[stage], *stage_sources(stage, study)]
         lines.append(f"{'':24} reads   {', '.join(inputs) or 'parameters alone'}")
+        if not costs.get(stage):
+            lines.append(f"{'':24} {_free(stage, study)}")
         for step in costs.get(stage, []):
             lines.append(
                 f"{'':24} {step.what}: {duration(step.seconds)}, {gib(step.peak_bytes)} a device; {step.note}"
             )
     return [*lines, *closing]
+
+
+def _free(stage: str, study: Study) -> str:
+    """Return what a stage without a step in the plan takes, or why it does nothing."""
+    switch = {"07_method": "method_examples", "09_validation": "validation_subsets"}.get(stage)
+    if switch and not getattr(study, switch):
+        return f"left out ({switch}: 0)"
+    return {
+        "01_data": "minutes on the CPU, and the download of what is not in the cache: no model passes",
+        "02_base_model": "the time of copying or downloading the weights: no model passes",
+        "06_summary": "seconds on the CPU: tables and figures of what the others found",
+    }.get(stage, "not estimated")
 
 
 def stage_sources(stage: str, study: Study) -> list[str]:

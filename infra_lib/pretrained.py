@@ -78,7 +78,7 @@ def _kinds(error: BaseException | None) -> set[str]:
 def _explain(source: str, revision: str, error: Exception) -> str:
     """Return a hub error as one sentence that says what to do; transformers wraps the hub's own in others."""
     kinds = _kinds(error)
-    local = f"or elsewhere run `hf download {source} --local-dir FOLDER` and give FOLDER in its place"
+    local = f"or run `hf download {source} --local-dir FOLDER` and give FOLDER in its place"
     # A gated repository is also one that cannot be found.
     if "GatedRepoError" in kinds:
         return f"{source} is gated: accept its terms on its page and set HF_TOKEN, {local}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 from infra_lib.cli import app
 from infra_lib.errors import ParameterError
 from infra_lib.finetune import FinetuneConfig
+from infra_lib.layout import STAGES
 from infra_lib.method.sweeps import directions_of_target
 from infra_lib.plan.estimate import Choices, Plan, Step
 from infra_lib.plan.fit import fitted
@@ -489,6 +491,24 @@ def test_a_dry_run_names_steps_inputs_and_costs(root, monkeypatch) -> None:
         "a device",
     ):
         assert words in result.stdout
+    for stage, following in itertools.pairwise([*STAGES, "together"]):
+        part = result.stdout.split(f"{stage} ", 1)[1].split(following)[0]
+        costs = ("a device;", "left out (", "no model passes", "seconds on the CPU")
+        assert any(words in part for words in costs), stage
+
+
+def test_a_plan_counts_the_problems_that_benchmarks_have(root) -> None:
+    studies = root / "notebooks" / "studies"
+
+    def problems(**change) -> tuple[int, int]:
+        work = workload(load_study(studies, "paper", change), Lengths(400, 5000, 6144))
+        return work.test, work.target
+
+    assert problems() == (30 + 30 + 500 + 880, 800)
+    both = {"test_sources": ["livecodebench", "gsm8k"], "data_options": {"livecodebench": {"release": "v2"}}}
+    assert problems(**both)[0] == 511 + 1319
+    assert problems(**both, test_examples=800)[0] == 800
+    assert problems(test_sources=["small_world", "aime24"], test_examples=100)[0] == 100
 
 
 def test_a_local_folders_configuration_comes_first(root, model_folder) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from infra_lib.curvature import METHODS
 from infra_lib.errors import ParameterError
+from infra_lib.sources import livecodebench
+from infra_lib.sources.catalog import CATALOG
 from infra_lib.study import Study
 
 
@@ -111,8 +113,8 @@ def workload(study: Study, lengths: Lengths) -> Workload:
     retrainings, retrained = _validation(study)
     return Workload(
         train=study.train_examples,
-        target=study.target_examples,
-        test=study.test_examples,
+        target=_problems(study, "target"),
+        test=_problems(study, "test"),
         lengths=lengths,
         answer_tokens=min(study.max_new_tokens, lengths.response),
         epochs=study.epochs,
@@ -131,6 +133,22 @@ def workload(study: Study, lengths: Lengths) -> Workload:
         pretrain_batch=study.pretrain_batch,
         block=study.pretrain_config().block,
     )
+
+
+def _problems(study: Study, split: str) -> int:
+    """Return the most problems that a split's sources give: their share, or all that a benchmark has."""
+    wanted = int(getattr(study, f"{split}_examples"))
+    sources = getattr(study, f"{split}_sources")
+    share = wanted // len(sources)
+    there = [_published(study, source) for source in sources]
+    return wanted if None in there else sum(min(share, rows) for rows in there if rows is not None)
+
+
+def _published(study: Study, source: str) -> int | None:
+    if source == "livecodebench":
+        release = str(study.data_options.get(source, {}).get("release") or list(livecodebench.RELEASES)[-1])
+        return livecodebench.RELEASES.get(release.removeprefix("release_"))
+    return CATALOG[source].rows if source in CATALOG else None
 
 
 def _method(study: Study) -> MethodWork | None:

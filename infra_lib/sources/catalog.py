@@ -35,6 +35,9 @@ class DataSet:
         Makes an example of a row.
     options
         Further options of :func:`infra_lib.sources.registry.load` for this set.
+    rows
+        Rows of a benchmark's default split as published, for plans alone; None where it is not known.
+        Of LiveCodeBench, see :data:`infra_lib.sources.livecodebench.RELEASES`.
     """
 
     name: str
@@ -52,11 +55,14 @@ class DataSet:
     scoring: str | None
     parse: Callable[[Row, Context], Example | Dropped]
     options: tuple[str, ...] = ()
+    rows: int | None = None
 
 
 _LABELS = ("pass_rate", "level", "difficulty", "source_subset", "subset", "source")
 _DOMAIN = "math, code or other, from the first words of the prompt"
-_NO_LABEL = "none; from a column pass_rate, level, difficulty or subset where a copy has one (our choice)"
+_NO_LABEL = (
+    "none; from a column pass_rate, level, difficulty, subset or source where a copy has one (our choice)"
+)
 _BOXED = "last box (else “answer is …”), MATH's normalisation, then math-verify"
 _AIME = "last box (else “answer is …”), a whole number from 0 to 999, equal"
 _AIME_COLUMNS = (("problem", "question"), ("answer",))
@@ -120,6 +126,7 @@ CATALOG: dict[str, DataSet] = {
             category="none",
             scoring="last ####, else last box, else “answer is …”; the same number",
             parse=gsm8k.parse,
+            rows=1319,
         ),
         DataSet(
             name="math500",
@@ -136,6 +143,7 @@ CATALOG: dict[str, DataSet] = {
             category="column subject",
             scoring=_BOXED,
             parse=math500.parse,
+            rows=500,
         ),
         DataSet(
             name="aime24",
@@ -152,6 +160,7 @@ CATALOG: dict[str, DataSet] = {
             category="name of the set",
             scoring=_AIME,
             parse=math500.parse_aime,
+            rows=30,
         ),
         DataSet(
             name="aime25",
@@ -168,6 +177,7 @@ CATALOG: dict[str, DataSet] = {
             category="name of the set",
             scoring=_AIME,
             parse=math500.parse_aime,
+            rows=30,
         ),
         DataSet(
             name="mbpp",
@@ -184,6 +194,7 @@ CATALOG: dict[str, DataSet] = {
             category="function",
             scoring="text from [BEGIN] to [DONE], else the last Python block; every assertion holds",
             parse=mbpp.parse,
+            rows=500,
         ),
         DataSet(
             name="humaneval",
@@ -200,6 +211,7 @@ CATALOG: dict[str, DataSet] = {
             category="function",
             scoring="last Python block, else the text as the prompt's continuation; check(…) raises nothing",
             parse=mbpp.parse_humaneval,
+            rows=164,
         ),
         DataSet(
             name="livecodebench",

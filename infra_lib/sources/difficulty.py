@@ -103,7 +103,7 @@ def from_position(number: int | None) -> int | None:
 def from_columns(row: Mapping[str, Any]) -> int | None:
     """Return the difficulty of whatever label a training row carries.
 
-    Tried in this order: ``pass_rate``, ``level``, ``difficulty`` (a level, or a word), ``subset``.
+    Tried in this order: ``pass_rate``, ``level``, ``difficulty`` (a level or a word), ``subset``, ``source``.
     The published sets have none of these columns; copies that people have enriched do.
     """
     if (rate := value(row, "pass_rate")) is not None:
@@ -115,7 +115,7 @@ def from_columns(row: Mapping[str, Any]) -> int | None:
             return from_level(label)
         taco = str(value(row, "source", default="")).lower() == "taco"
         return from_word(label, words=TACO_WORDS if taco else {**TACO_WORDS, **WORDS})
-    subset = value(row, "source_subset", "subset")
+    subset = value(row, "source_subset", "subset", "source")
     return SUBSETS.get(str(subset).strip().lower()) if subset is not None else None
 
 

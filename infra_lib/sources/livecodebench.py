@@ -18,7 +18,7 @@ they are decoded once while loading to see that they can be.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
 
@@ -29,7 +29,8 @@ from infra_lib.sources.context import Context
 from infra_lib.sources.private_cases import decode_cases
 from infra_lib.sources.rows import BadRow, Dropped, Row, optional_text, shorten, text, value
 
-RELEASES = ("v1", "v2", "v3", "v4", "v5", "v6")
+RELEASES = {"v1": 400, "v2": 511, "v3": 612, "v4": 713, "v5": 880, "v6": 1055}
+"""Releases, and how many problems each has; each holds those before it."""
 LEVELS = ("easy", "medium", "hard")
 PLATFORMS = ("leetcode", "codeforces", "atcoder")
 
@@ -39,7 +40,14 @@ def files_of(release: str) -> list[str]:
     name = str(release).removeprefix("release_")
     if name not in RELEASES:
         raise ParameterError("release", release, f"one of {', '.join(RELEASES)}")
-    return ["test.jsonl", *(f"test{number}.jsonl" for number in range(2, RELEASES.index(name) + 2))]
+    return ["test.jsonl", *(f"test{number}.jsonl" for number in range(2, list(RELEASES).index(name) + 2))]
+
+
+def gaps(names: Sequence[str]) -> list[str]:
+    """Return the published files that are missing before the last of those that are there."""
+    order = files_of(list(RELEASES)[-1])
+    last = max((order.index(name) for name in names if name in order), default=-1)
+    return [name for name in order[:last] if name not in names]
 
 
 def check_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -243,7 +243,11 @@ def _json_rows(path: Path) -> Iterator[Row | DataError]:
                 return
             for number, line in enumerate(stream, start=1):
                 if line.strip():
-                    yield _json_line(path, number, line)
+                    row = _json_line(path, number, line)
+                    # A bad row ends with its line; one that ends with the file has not arrived whole.
+                    if isinstance(row, DataError) and not line.endswith(b"\n"):
+                        raise DataError(path, f"is torn in line {number}, its last; download it again")
+                    yield row
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(path, f"is torn ({_first(error)}); download it again") from None
 

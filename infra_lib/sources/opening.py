@@ -118,6 +118,9 @@ def _from_folder(entry: DataSet, folder: Path, config: str | None, context: Cont
         if missing := [path for path in files if not path.is_file()]:
             raise DataError(missing[0], f"is missing, and release {release} needs it")
         files = files or local.choose_files(folder, config, context.split)
+        # Each file adds to those before it: one that is missing in between has not arrived.
+        if gaps := livecodebench.gaps([path.name for path in files]):
+            raise DataError(folder / gaps[0], "is missing, and later files of the set are there")
         return _from_files(entry, files, str(folder), context, None)
     files = local.choose_files(folder, config, context.split)
     promised = local.promised_rows(folder, config, context.split)
@@ -145,7 +148,7 @@ def _from_hub(
 ) -> Reading:
     files = None
     if entry.name == "livecodebench":
-        files = livecodebench.files_of(context.options.get("release") or livecodebench.RELEASES[-1])
+        files = livecodebench.files_of(context.options.get("release") or list(livecodebench.RELEASES)[-1])
     commit = hub.resolve_revision(name, revision)
     table = hub.hub_table(name, config=config, split=context.split, revision=commit or revision, files=files)
     check_columns(name, table.column_names, entry.columns)

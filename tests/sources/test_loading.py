@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,8 @@ def test_difficulty_rules_at_their_edges() -> None:
     assert from_columns({"source": "taco", "difficulty": "MEDIUM_HARD"}) == 3
     assert from_columns({"source": "taco", "difficulty": "HARD"}) == 4
     assert from_columns({"source_subset": "olympiads"}) == 5
+    assert from_columns({"source": "olympiads"}) == 5
+    assert from_columns({"source": "a forum"}) is None
     assert from_columns({"source": "numina_math"}) is None
     for wrong in (lambda: from_level(6), lambda: from_word("brutal"), lambda: from_pass_rate("nan")):
         with pytest.raises(BadRow, match="must be"):
@@ -252,3 +255,20 @@ def test_limit_stops_early_and_examples_survive_storage(tmp_path: Path) -> None:
 def test_a_wrong_option_is_named_before_anything_is_read(name, options, message) -> None:
     with pytest.raises(ParameterError, match=message):
         load(name, options.pop("source", None), **options)
+
+
+@pytest.mark.reliability(kind="bad input", title="half a data set, though bad rows are passed over")
+def test_half_a_data_set_is_not_used_even_where_bad_rows_are_passed_over(tmp_path) -> None:
+    (tmp_path / "gsm8k").mkdir()
+    rows = [json.dumps({"question": f"What is {n} + 1?", "answer": f"#### {n + 1}"}) for n in range(3)]
+    cut = tmp_path / "gsm8k" / "test.jsonl"
+    cut.write_text("\n".join(rows)[:-9])
+    with pytest.raises(DataError, match=r"test\.jsonl: is torn in line 3, its last; download it again"):
+        load("gsm8k", cut, skip_bad=True)
+    cut.write_text("\n".join([rows[0], rows[1][:-9], rows[2]]))
+    assert len(load("gsm8k", cut, skip_bad=True).report.bad) == 1
+    folder = tmp_path / "livecodebench"
+    shutil.copytree(FIXTURES / "livecodebench", folder)
+    (folder / "test.jsonl").unlink()
+    with pytest.raises(DataError, match=r"test\.jsonl: is missing, and later files of the set are there"):
+        load("livecodebench", folder, skip_bad=True)
