@@ -38,6 +38,7 @@ $(PEERS): $(STAMP) locks/peers.txt
 benchmark: setup peers  ## Measure speed and memory beside kronfluence and trak (about eight minutes)
 	$(BIN)/python -m benchmarks.attribution
 	$(BIN)/python -m benchmarks.cost
+	$(BIN)/infra verify --update-records
 
 gpu:  ## Measure on a GPU beside kronfluence, and record it (PYTHON of an environment with CUDA)
 	$(PYTHON) -m benchmarks.gpu

@@ -30,6 +30,16 @@ def write_checksum(path: Path) -> None:
     write_text(checksum_path(path), f"{file_digest(path)}  {path.name}\n")
 
 
+def forget_checksum(path: Path) -> None:
+    """Remove the checksum of a file that is about to be written again: it would speak of the old one."""
+    checksum_path(path).unlink(missing_ok=True)
+
+
+def how_damaged(path: Path) -> str:
+    """Return what is wrong with a file that is there and not intact, as the end of a sentence."""
+    return "is torn or changed" if checksum_path(path).exists() else "was not finished"
+
+
 def is_intact(path: Path) -> bool:
     """Return whether a file is there with its checksum and has not changed since."""
     try:
@@ -57,6 +67,31 @@ def write_manifest(folder: Path) -> Path:
     """Write the list of a folder's checksums and return its path."""
     write_text(folder / MANIFEST, _as_lines(folder_digests(folder)))
     return folder / MANIFEST
+
+
+def list_anew(folder: Path, *changed: str) -> Path:
+    """Write a folder's list with new checksums for some files or folders in it; return the list's path.
+
+    Parameters
+    ----------
+    changed
+        Names below the folder, of files or folders, that were just written.
+
+    Raises
+    ------
+    DataError
+        For any other file that differs from its line: its change must not pass with this one.
+    """
+    recorded = read_manifest(folder) if (folder / MANIFEST).is_file() else {}
+    meant = tuple(f"{name}/" for name in changed)
+    others = {n: d for n, d in recorded.items() if n not in changed and not n.startswith(meant)}
+    if damaged := damage(folder, others):
+        raise DataError(
+            folder / damaged[0],
+            f"is not the file that was recorded; restore it, then `infra verify --update-records` lists "
+            f"{', '.join(changed)}",
+        )
+    return write_manifest(folder)
 
 
 def _as_lines(digests: Mapping[str, str]) -> str:
@@ -120,4 +155,8 @@ def check_record(root: Path, path: Path) -> None:
     if name not in recorded:
         raise DataError(path, "is not listed in records/SHA256SUMS: `infra verify --update-records` lists it")
     if damage(folder, {name: recorded[name]}):
-        raise DataError(path, "is not the file that was recorded; restore it from version control")
+        raise DataError(
+            path,
+            "is not the file that was recorded; restore it from version control, or, where it was just made "
+            "and its making was cut off, `infra verify --update-records` lists it",
+        )

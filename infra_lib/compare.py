@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra_lib import tables
-from infra_lib.checksums import check_record, write_manifest
+from infra_lib.checksums import check_record, list_anew
 from infra_lib.errors import DataError, ParameterError
 from infra_lib.files import file_digest, read_sealed, write_sealed
 from infra_lib.layout import STAGES, read_provenance, stage_folder
@@ -202,7 +202,7 @@ def record_comparison(
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_sealed(path, {"comparisons": kept})
-    write_manifest(root / "records")
+    list_anew(root / "records", str(path.relative_to(root / "records")))
     return path
 
 

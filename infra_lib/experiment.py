@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from infra_lib.checksums import is_intact, write_checksum
+from infra_lib.checksums import forget_checksum, how_damaged, is_intact, write_checksum
 from infra_lib.closure import code_digest
 from infra_lib.evaluate import accuracy
 from infra_lib.evaluate.generate import Engine, Sampling, TransformersEngine, VllmEngine
@@ -121,6 +121,7 @@ def train_and_evaluate(run: Run) -> pd.DataFrame:
             isolation=run.sandbox,
             progress=False,
         )
+        forget_checksum(run.answers)
         with replacing(run.answers) as temporary:
             graded.to_parquet(temporary, index=False)
         write_checksum(run.answers)
@@ -162,7 +163,7 @@ def run_all(runs: Sequence[Run], *, processes: int = 2, progress: bool = True) -
     missing = list({run.answers: run for run in runs if not is_done(run)}.values())
     for run in missing:
         if run.answers.is_file() and not is_intact(run.answers):
-            tqdm.write(f"{run.answers.name} is torn or changed; the exam is taken again")
+            tqdm.write(f"{run.answers.name} {how_damaged(run.answers)}; the exam is taken again")
         if run.folder.is_dir() and read_finished(run.folder, run.key) is None:
             tqdm.write(f"the model in {run.folder.name} is torn or changed; it is trained again")
     if missing:

@@ -152,11 +152,15 @@ def check_model_folder(source: str | Path, *, weights: bool = True) -> None:
 def _check_recorded(folder: Path) -> None:
     """Raise for files of a model that differ from what a training or a conversion here recorded of them.
 
-    A ``run.json`` that carries no seal is another program's, and none of ours; one that is torn is not used.
+    A record that carries no seal is another program's, and none of ours; one that is torn is not used.
     """
-    path, listed = folder / "run.json", None
+    listed = None
     try:
-        if path.is_file() and is_sealed(path):
+        # Of a fine-tuned model, and of a base model.
+        sealed = [own for name in ("run.json", "provenance.json") if (own := folder / name).is_file()]
+        sealed = [own for own in sealed if is_sealed(own)]
+        if sealed:
+            path = sealed[0]
             listed = read_sealed(path).get("files")
         elif (path := folder / "packaged.json").is_file():
             recorded = _read_object(path).get("weights_sha256")

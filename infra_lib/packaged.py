@@ -96,7 +96,7 @@ def is_whole(folder: Path, packaged: PackagedModel) -> bool:
             record["sha256"] == packaged.sha256
             and file_digest(folder / "model.safetensors") == record["weights_sha256"]
         )
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from infra_lib.checksums import write_manifest
+from infra_lib.checksums import list_anew
 from infra_lib.errors import DataError
 from infra_lib.files import read_sealed, write_sealed
 from infra_lib.provenance import environment
@@ -156,4 +156,4 @@ class Collector:
                     pass
             write_sealed(path, record)
         if path.parent.name == "records":
-            write_manifest(path.parent)
+            list_anew(path.parent, path.name)

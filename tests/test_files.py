@@ -18,6 +18,7 @@ from infra_lib.checksums import (
     damage,
     folder_digests,
     is_intact,
+    list_anew,
     read_manifest,
     write_checksum,
     write_manifest,
@@ -115,6 +116,24 @@ def test_a_changed_byte_of_a_list_of_checksums_is_found(tmp_path, record_propert
         tried += 1
     record_property("inputs", tried)
     record_property("outcome", "every one is a named error")
+
+
+@pytest.mark.reliability(kind="fault", title="a changed byte in another record while one is recorded")
+def test_a_record_is_listed_anew_and_no_other_change_passes_with_it(tmp_path) -> None:
+    for name in ("a.json", "b.json", "full/c.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    write_manifest(tmp_path)
+    (tmp_path / "full" / "c.json").write_text("new")
+    (tmp_path / "full" / "d.json").write_text("another")
+    list_anew(tmp_path, "full")
+    assert read_manifest(tmp_path) == folder_digests(tmp_path)
+    (tmp_path / "a.json").write_text("new")
+    (tmp_path / "b.json").write_text("changed by nobody")
+    before = (tmp_path / MANIFEST).read_bytes()
+    with pytest.raises(DataError, match=r"b\.json: is not the file that was recorded; .* lists a\.json"):
+        list_anew(tmp_path, "a.json")
+    assert (tmp_path / MANIFEST).read_bytes() == before
 
 
 def test_sha256sum_reads_the_same_lists(tmp_path) -> None:

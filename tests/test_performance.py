@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 
 from benchmarks import attribution, cost
+from infra_lib.checksums import write_manifest
+from infra_lib.errors import DataError
 from infra_lib.performance import MISSING, write_performance
 from infra_lib.performance.cpu import cost_lines, cost_words
 
@@ -26,6 +28,7 @@ def quick(tmp_path_factory):
     folder = root / "records" / "benchmarks"
     attribution.main(["--quick", "--out", str(folder / "attribution.json")])
     cost.main(["--quick", "--out", str(folder / "cost.json")])
+    write_manifest(root / "records")
     return root
 
 
@@ -79,6 +82,9 @@ def test_a_record_without_the_peer_says_not_available(quick, tmp_path) -> None:
         row.pop("peer_seconds", None)
         row.pop("peer_peak_bytes", None)
     path.write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(DataError, match="is missing or torn: it lists the checksums"):
+        write_performance(tmp_path, tmp_path / "out")
+    write_manifest(tmp_path / "records")
     assert "not available" in write_performance(tmp_path, tmp_path / "out")["performance_ratios"]
 
 

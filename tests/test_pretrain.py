@@ -17,7 +17,7 @@ from infra_lib.device import tf32_products
 from infra_lib.errors import ModelError, ParameterError
 from infra_lib.files import file_digest
 from infra_lib.finetune import train_quietly
-from infra_lib.models import load_model, load_tokenizer
+from infra_lib.models import check_model_folder, load_model, load_tokenizer
 from infra_lib.pretrain import PretrainConfig, architecture, pack, pretrain, verify_base
 from infra_lib.runner import declared_parameters
 from infra_lib.sources.small_world import train_tokenizer
@@ -76,6 +76,10 @@ def test_torn_and_missing_bases_are_named(tiny, tmp_path) -> None:
     (torn / "model.safetensors").write_bytes(bytes(content))
     with pytest.raises(ModelError, match="not the file that was recorded"):
         verify_base(torn)
+    # By whatever way it is asked for: `infra attribute --model` takes any folder.
+    with pytest.raises(ModelError, match=r"model\.safetensors is missing or torn, or was changed"):
+        check_model_folder(torn)
+    check_model_folder(tiny)
 
 
 @pytest.mark.reliability(kind="bad input", title="a base model of too few tokens")

@@ -21,7 +21,7 @@ from pathlib import Path
 from infra_lib.adapt.record import RECORD, TRANSCRIPT, shell_blocks
 from infra_lib.adapt.results import RECORD as RESULTS
 from infra_lib.adapt.results import TABLES
-from infra_lib.checksums import write_manifest
+from infra_lib.checksums import list_anew
 from infra_lib.files import replace_folder, write_sealed
 from infra_lib.packaged import MODELS
 
@@ -88,7 +88,7 @@ def keep(root: Path, project: Path, steps: dict[str, dict[str, object]]) -> None
     }
     write_sealed(new / TRANSCRIPT, record)
     replace_folder(new, root / RECORD)
-    print(f"recorded in {root / RECORD}; listed in {write_manifest(root / 'records')}")
+    print(f"recorded in {root / RECORD}; listed in {list_anew(root / 'records', 'smollm2')}")
 
 
 if __name__ == "__main__":

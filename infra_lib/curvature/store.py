@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from infra_lib.checksums import checksum_path, is_intact, write_checksum
+from infra_lib.checksums import checksum_path, forget_checksum, is_intact, write_checksum
 from infra_lib.curvature.factors import LayerFactors
 from infra_lib.errors import DataError, ModelError
 from infra_lib.files import replacing
@@ -122,7 +122,7 @@ def _packed(layers: Mapping[str, LayerFactors]) -> tuple[dict[str, Tensor], dict
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     # An older file's checksum would make this one look torn, were the process killed before the next.
-    checksum_path(path).unlink(missing_ok=True)
+    forget_checksum(path)
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
     write_checksum(path)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from infra_lib.checksums import damage, read_manifest, write_manifest
+from infra_lib.checksums import MANIFEST, damage, read_manifest, write_manifest
 from infra_lib.errors import DataError
 
 
@@ -44,7 +44,7 @@ class WholeCheckpoints(TrainerCallback):
             write_manifest(folder)
             for other in _checkpoints(folder.parent):
                 if other != folder:
-                    shutil.rmtree(other, ignore_errors=True)
+                    _remove(other)
         barrier()
 
 
@@ -55,8 +55,10 @@ def last_whole_checkpoint(work: Path) -> Path | None:
     if is_main():
         for folder in _checkpoints(work):
             if folder not in whole:
-                tqdm.write(f"{folder.name} is torn or changed; training starts before it")
-                shutil.rmtree(folder, ignore_errors=True)
+                # Its list comes last: without one it was being written, or removed, when the run was cut off.
+                torn = "is torn or changed" if (folder / MANIFEST).exists() else "was not finished"
+                tqdm.write(f"{folder.name} {torn}; training starts before it")
+                _remove(folder)
     barrier()
     return whole[-1] if whole else None
 
@@ -67,6 +69,19 @@ def is_whole(folder: Path) -> bool:
         return not damage(folder, read_manifest(folder))
     except DataError:
         return False
+
+
+def remove_work(work: Path) -> None:
+    """Remove a finished training's folder, in an order that leaves nothing that looks like a checkpoint."""
+    for folder in _checkpoints(work):
+        _remove(folder)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint, its list first: a kill in between leaves what does not claim to be whole."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _checkpoints(work: Path) -> list[Path]:

@@ -122,7 +122,7 @@ def _check_out(out: Path, key: str, overwrite: bool) -> None:
         return
     try:
         held = json.loads((out / "run.json").read_text(encoding="utf-8"))["key"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise ParameterError("--out", str(out), "new, empty, or of an earlier infra finetune") from None
     if held != key and not overwrite:
         raise ParameterError("--out", str(out), "another folder: it holds another run (or give --overwrite)")

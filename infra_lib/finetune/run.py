@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import math
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from transformers import set_seed
 from infra_lib.errors import InfraError, ParameterError
 from infra_lib.examples import Example
 from infra_lib.finetune.batches import Collator, MicroBatches, Rows, check_packing
-from infra_lib.finetune.checkpoints import barrier, is_main
+from infra_lib.finetune.checkpoints import barrier, is_main, remove_work
 from infra_lib.finetune.config import MIXED, FinetuneConfig, check_weights, process_count
 from infra_lib.finetune.lora import add_lora, merge_lora, require_peft, save_adapter
 from infra_lib.finetune.memory import base_bytes
@@ -92,7 +91,11 @@ def finetune(
     require_peft(config)
     check_model_folder(base)
     key = run_key(base, examples, scaled, config, seed)
+    work = folder.with_name(f"{folder.name}.{key[:12]}{'-fsdp' if _sharded(config) else ''}.part")
     if read_finished(folder, key):
+        # What a kill left between the model and the end of its tidying.
+        if is_main() and work.exists():
+            remove_work(work)
         return folder
     tokenizer = load_tokenizer(base)
     encoded = [
@@ -105,12 +108,11 @@ def finetune(
         )
         for example in examples
     ]
-    work = folder.with_name(f"{folder.name}.{key[:12]}{'-fsdp' if _sharded(config) else ''}.part")
     with _alone(work):
         record = _train(base, encoded, scaled, config, work, seed=seed, device=device, progress=progress)
         if is_main():
             put_in_place(work / "final", folder, {"key": key, **record, **(notes or {})})
-            shutil.rmtree(work)
+            remove_work(work)
     barrier()
     return folder
 

@@ -10,15 +10,25 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from infra_lib import style
+from infra_lib.checksums import check_record
 from infra_lib.drawing_functions import numbered
 from infra_lib.files import copied
 from infra_lib.tables import escape
 
 
 def read_record(root: Path, name: str) -> dict[str, Any] | None:
-    """Return a record by its name below ``records``, or None where there is none."""
+    """Return a record by its name below ``records``, or None where there is none.
+
+    Raises
+    ------
+    DataError
+        For a record that has changed, or is not in the list.
+    """
     path = root / "records" / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    check_record(root, path)
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def copied_record(root: Path, results: Path, name: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from infra_lib.checksums import check_record, write_manifest
+from infra_lib.checksums import check_record, list_anew
 from infra_lib.errors import DataError, InfraError, ParameterError
 from infra_lib.files import read_sealed, replace_folder, write_sealed
 from infra_lib.layout import STAGES, damaged_files, data_digest, read_provenance, stage_folder
@@ -226,7 +226,7 @@ def write_record(
     for stage in outdated(new):
         shutil.rmtree(new / stage)
     replace_folder(new, folder)
-    write_manifest(root / "records")
+    list_anew(root / "records", str(folder.relative_to(root / "records")))
     return folder
 
 

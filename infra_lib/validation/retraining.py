@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
-from infra_lib.checksums import is_intact, write_checksum
+from infra_lib.checksums import forget_checksum, is_intact, write_checksum
 from infra_lib.closure import code_digest
 from infra_lib.errors import ParameterError
 from infra_lib.examples import Example
@@ -180,12 +180,14 @@ def retrain(job: Retraining) -> Path:
         "examples": len(job.members),
         "seconds": round(time.perf_counter() - started, 2),
     }
+    forget_checksum(job.path)
     with replacing(job.path) as temporary:
         pq.write_table(
             table.replace_schema_metadata({f"infra-{k}": str(v) for k, v in note.items()}), temporary
         )
-    write_checksum(job.path)
+    # The model goes first: who is killed in between trains again, and leaves no model that nobody asks for.
     shutil.rmtree(model_folder)
+    write_checksum(job.path)
     return job.path
 
 

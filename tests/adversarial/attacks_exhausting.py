@@ -274,6 +274,22 @@ g()
         "eval('[' * 100_000)",
         ("error", "memory", "killed", "output"),
     ),
+    Attack(
+        "a key of ten thousand digits",
+        "def f(x): return {10 ** 10_000: 1}",
+        ("error", "wrong"),
+        way="call",
+    ),
+    Attack("a value of ten thousand digits", "def f(x): return 10 ** 10_000", ("wrong",), way="call"),
+    Attack(
+        "an answer of values that all hash alike",
+        """
+def f(x):
+    return dict.fromkeys((2**61 - 1) * k for k in range(1, 3_000))
+""",
+        ("wrong", "error", "output", "timeout"),
+        way="call",
+    ),
     Attack("an integer of a hundred million digits", "x = 10 ** 10 ** 8", ("timeout", "memory")),
     Attack(
         "an integer turned into text without a limit",

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import shutil
 import socket
+import subprocess
+import sys
+import tempfile
+import time
 import uuid
 from pathlib import Path
 
+import psutil
 import pytest
 from attack_table import SECRET, Attack
 from attacks_escaping import ESCAPING
@@ -17,6 +25,7 @@ from infra_lib.evaluate import sandbox
 from infra_lib.evaluate.sandbox import isolate, watch
 from infra_lib.evaluate.sandbox.outcome import Outcome
 
+ROOT = Path(sandbox.__file__).resolve().parents[3]
 ATTACKS = [*EXHAUSTING, *SURVIVING, *ESCAPING, *FORGING]
 
 pytestmark = pytest.mark.skipif(
@@ -144,6 +153,103 @@ def test_the_same_attack_escapes_from_a_plain_process(attack: Attack, ground: Gr
     """The control: without namespaces these programs get what they reach for, so the test above can fail."""
     outcome = attack_with(attack, ground, isolation="process")
     assert "ESCAPED" in outcome.stdout, outcome
+
+
+GRADER = """
+import sys
+from infra_lib.evaluate import sandbox
+sandbox.run(sys.argv[1])
+"""
+OUTLIVING = """
+import ctypes, os, time
+libc = ctypes.CDLL(None)
+libc.prctl(1, 0, 0, 0, 0)
+for _ in range(2):
+    if os.fork() == 0:
+        libc.prctl(1, 0, 0, 0, 0)
+        os.setsid()
+        break
+open('ready', 'w').close()
+time.sleep(60)
+"""
+
+
+@pytest.mark.reliability(kind="attack", title="a program that would outlive its grader, which is killed")
+def test_what_a_killed_grader_was_running_ends_with_it(record_property) -> None:
+    grader = subprocess.Popen([sys.executable, "-c", GRADER, OUTLIVING], start_new_session=True)
+
+    def namespaces() -> set[str]:
+        """Those of the grader's descendants that are not its own."""
+        found = set()
+        for process in psutil.Process(grader.pid).children(recursive=True):
+            with contextlib.suppress(OSError, psutil.Error):
+                found.add(os.readlink(f"/proc/{process.pid}/ns/pid"))
+        return found - {os.readlink("/proc/self/ns/pid")}
+
+    def running(within: set[str]) -> list[str]:
+        found = []
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit() and os.readlink(entry / "ns" / "pid") in within:
+                    found.append(entry.name)
+        return found
+
+    try:
+        deadline = time.monotonic() + 30
+        while len(running(inside := namespaces())) < 3:
+            assert time.monotonic() < deadline
+            assert grader.poll() is None
+            time.sleep(0.05)
+        grader.kill()
+        grader.wait()
+        deadline = time.monotonic() + 5
+        while running(inside) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        record_property("outcome", "every process of the program is gone")
+        assert running(inside) == []
+    finally:
+        for number in running(inside):
+            with contextlib.suppress(OSError):
+                os.kill(int(number), 9)
+
+
+@pytest.mark.reliability(kind="attack", title="every attack of this list, in a sandbox that a user starts")
+@pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user runs these tests as they are")
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
+def test_all_attacks_end_as_well_where_an_ordinary_user_starts_them(record_property) -> None:
+    """Root starts sandboxes in another way than users do, whose programs share one user of a namespace."""
+    user = ["setpriv", "--reuid=61234", "--regid=61234", "--clear-groups", "--inh-caps=-all"]
+    with tempfile.TemporaryDirectory(prefix="infra-attacks-", dir="/tmp") as folder:
+
+        def python(interpreter: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+            packages = f"{ROOT}{os.pathsep}{Path(pytest.__file__).parents[1]}"
+            return subprocess.run(
+                [*user, interpreter, "-B", *arguments],
+                cwd=folder,
+                env={"PATH": os.environ["PATH"], "HOME": folder, "PYTHONPATH": packages},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+
+        for path in Path(__file__).parent.glob("*.py"):
+            shutil.copy(path, folder)
+        (Path(folder) / "pytest.ini").write_text("[pytest]\nmarkers = reliability\n")
+        for path in (Path(folder), *Path(folder).iterdir()):
+            os.chown(path, 61234, 61234)
+        asked = "import psutil, pytest; from infra_lib.evaluate import sandbox; print(sandbox.isolation())"
+        # Root's own interpreter may lie where nobody else may read.
+        tried = {name: python(name, "-c", asked) for name in (sys.executable, "/usr/bin/python3")}
+        able = [name for name, found in tried.items() if found.stdout.strip() == "bubblewrap"]
+        if not able:
+            pytest.skip(f"no sandbox for an ordinary user here: {[f.stderr[-200:] for f in tried.values()]}")
+        options = ["-q", "-p", "no:cacheprovider", "--basetemp", f"{folder}/made", "--rootdir", folder]
+        done = python(able[0], "-m", "pytest", *options, "-k", "ends_well or killed_grader", folder)
+    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|error)", done.stdout)}
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+    assert counts["passed"] > len(ATTACKS)
+    record_property("inputs", len(ATTACKS))
+    record_property("outcome", "each ends as where root starts it")
 
 
 def test_the_list_is_long_and_without_repetition() -> None:

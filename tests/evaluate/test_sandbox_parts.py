@@ -62,6 +62,21 @@ def test_no_bytes_do_more_than_fail_to_be_a_value(data: bytes) -> None:
     assert wire.decode(wire.encode(value)) == value or not isinstance(value, int)
 
 
+@pytest.mark.parametrize("tag", [b"e", b"z", b"d"])
+def test_values_that_hash_alike_are_not_compared_for_hours(tag) -> None:
+    def answer(count: int) -> bytes:
+        each = 2 if tag == b"d" else 1
+        items = b"".join(wire.encode((2**61 - 1) * k) for k in range(1, count * each + 1))
+        return b"%b%d:%b" % (tag, len(items), items)
+
+    assert len(wire.decode(answer(100))) == 100
+    with pytest.raises(ValueError, match="more items of sets and keys of dicts"):
+        wire.decode(answer(wire.HASHED + 1))
+    half = answer(wire.HASHED // 2 + 1)
+    with pytest.raises(ValueError, match="more items of sets and keys of dicts"):
+        wire.decode(b"l%d:%b" % (2 * len(half), half * 2))
+
+
 def test_subclasses_travel_as_their_plain_base_and_strangers_as_nothing() -> None:
     class Liar(int):
         def __eq__(self, other: object) -> bool:

@@ -48,6 +48,34 @@ def test_a_torn_checkpoint_is_passed_over_and_removed(tmp_path, damage) -> None:
     assert not torn.exists()
 
 
+@pytest.mark.reliability(kind="fault", title="a training killed while it tidies up")
+def test_what_a_kill_leaves_of_checkpoints_does_not_claim_to_be_whole(
+    model_folder, splits, tmp_path, monkeypatch
+) -> None:
+    from infra_lib.finetune import checkpoints
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    options = {"seed": 0, "folder": tmp_path / "a", "progress": False}
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(model_folder, splits.train[:16], CONFIG, **options)
+    # Between the first checkpoint's removal and the next step: files without a list.
+    (work,) = tmp_path.glob("a.*.part")
+    left = [folder for folder in work.glob("checkpoint-*") if not is_whole(folder)]
+    assert left
+    assert not any((folder / "SHA256SUMS").exists() for folder in left)
+    finetune(model_folder, splits.train[:16], CONFIG, **options)
+    assert not work.exists()
+    # Between the model's taking its place and the end of its tidying.
+    work.mkdir()
+    checkpoint(work, 4)
+    finetune(model_folder, splits.train[:16], CONFIG, **options)
+    assert not work.exists()
+
+
 @pytest.mark.reliability(kind="fault", title="a training killed while it writes a checkpoint")
 def test_a_run_killed_while_it_wrote_a_checkpoint_ends_in_the_same_model(
     model_folder, splits, tmp_path, monkeypatch

@@ -119,8 +119,9 @@ class AnswerStore:
                 tqdm.write(
                     f"{path} is torn, or was changed since it was written; its answers are drawn again"
                 )
+                # In this order a kill leaves a file that counts as absent, and no checksum of nothing.
+                checksum_path(path).unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
-                checksum_path(path).unlink()
         if not frames:
             return pd.DataFrame(columns=COLUMNS)
         every = pd.concat(frames, ignore_index=True)

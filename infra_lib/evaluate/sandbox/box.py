@@ -30,6 +30,10 @@ def compiled(*modules: ModuleType) -> list[tuple[str, Any]]:
     return [(name, compile(path.read_text("utf-8"), path.name, "exec")) for name, path in sources]
 
 
+_START = 0.25
+"""Seconds of processor time that the start of an interpreter may take."""
+
+
 class Box:
     """A sandboxed process, from its start to its end.
 
@@ -220,7 +224,8 @@ class Box:
         signalled = -code if code < 0 else code - 128
         if len(self.stdout) + len(self.stderr) > self.limits.output_bytes:
             return "output"
-        late = self.seconds >= self.limits.cpu_seconds
+        # The interpreter's start counts for the kernel, and not for the program's own time.
+        late = self.seconds >= self.limits.cpu_seconds - _START
         if signalled == signal.SIGXCPU or (signalled == signal.SIGKILL and late):
             return "timeout"
         if 0 < signalled <= signal.NSIG:

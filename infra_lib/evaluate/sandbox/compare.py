@@ -45,5 +45,8 @@ def _key(key: Any) -> str:
     if key is None or isinstance(key, bool):
         return {None: "null", True: "true", False: "false"}[key]
     if isinstance(key, int | float):
-        return repr(key)
+        try:
+            return repr(key)
+        except ValueError:  # Python turns an integer into text up to 4,300 digits
+            raise TypeError("a key of that many digits is nothing that JSON can say") from None
     raise TypeError(f"a key of type {type(key).__name__} is nothing that JSON can say")

@@ -4,8 +4,9 @@ Namespaces hide files, processes and networks, but leave the kernel's rarer door
 namespaces, which give a program capabilities to try on it; address families that network
 namespaces do not contain (vsock reaches a virtual machine's host); kernel memory that no limit
 counts (System V shared memory outlives its process; what a program shares with its children and
-then unmaps is nobody's). The filter closes them. It allows the rest, so that it cannot break an
-honest program: of these, only one that shares memory between its own processes meets a refusal.
+then unmaps is nobody's); a program's own choice to outlive who grades it. The filter closes them.
+It allows the rest, so that it cannot break an honest program: of these, only one that shares
+memory between its own processes meets a refusal.
 
 The filter is classic BPF over ``struct seccomp_data`` (``linux/seccomp.h``), which bubblewrap
 takes from a file descriptor. System call numbers are from the kernel's ``unistd.h``; where the
@@ -94,7 +95,9 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "semget": (64, 190),
     "mq_open": (240, 180),
 }
-_CLONE, _CLONE3, _SOCKET, _MMAP = (56, 220), (435, 435), (41, 198), (9, 222)
+_CLONE, _CLONE3, _SOCKET, _MMAP, _PRCTL = (56, 220), (435, 435), (41, 198), (9, 222), (157, 167)
+_DEATH_SIGNAL = 1
+"""``PR_SET_PDEATHSIG``: by it a program ends with the process that grades it, and could choose not to."""
 _SHARED = 1
 """Bit of ``mmap``'s flags in ``MAP_SHARED`` and ``MAP_SHARED_VALIDATE``, and in no other kind of map."""
 
@@ -119,6 +122,13 @@ def seccomp_filter(machine: str | None = None) -> bytes | None:
         _jump(_EQUAL, _MMAP[column], 0, 4),
         _jump(_LOAD, _FOURTH_ARGUMENT),
         _jump(_ANY_BIT, _SHARED, 0, 1),
+        _jump(_RETURN, _ERRNO | errno.EPERM),
+        _jump(_RETURN, _ALLOW),
+    ]
+    code += [
+        _jump(_EQUAL, _PRCTL[column], 0, 4),
+        _jump(_LOAD, _FIRST_ARGUMENT),
+        _jump(_EQUAL, _DEATH_SIGNAL, 0, 1),
         _jump(_RETURN, _ERRNO | errno.EPERM),
         _jump(_RETURN, _ALLOW),
     ]

@@ -40,6 +40,10 @@ ITERATED = 100_000
 DEPTH = 100
 """Containers within containers that a reader follows."""
 
+HASHED = 20_000
+"""Items of sets and keys of dicts that a reader takes, all containers together: a program can choose values
+that all hash alike, of which each is compared with all before it."""
+
 
 class Opaque:
     """Stands for a value that cannot travel; it equals nothing and is neither true nor false."""
@@ -110,7 +114,7 @@ def decode(data: bytes) -> Any:
         For bytes that are no encoding of one value.
     """
     try:
-        value, end = _decode(data, 0, DEPTH)
+        value, end = _decode(data, 0, DEPTH, [HASHED])
     except (TypeError, OverflowError, UnicodeDecodeError, MemoryError) as error:
         raise ValueError(f"no encoding of a value ({type(error).__name__})") from None
     if end != len(data):
@@ -118,7 +122,7 @@ def decode(data: bytes) -> Any:
     return value
 
 
-def _decode(data: bytes, start: int, depth: int) -> tuple[Any, int]:
+def _decode(data: bytes, start: int, depth: int, room: list[int]) -> tuple[Any, int]:
     if depth < 0:
         raise ValueError("containers are nested too deep")
     colon = data.index(b":", start + 1, start + 16)
@@ -133,10 +137,14 @@ def _decode(data: bytes, start: int, depth: int) -> tuple[Any, int]:
         items = []
         at = first
         while at < end:
-            item, at = _decode(data, at, depth - 1)
+            item, at = _decode(data, at, depth - 1, room)
             items.append(item)
         if at != end:
             raise ValueError("an item reaches beyond its container")
+        if tag in b"ezd":
+            room[0] -= len(items) // 2 if tag == b"d" else len(items)
+            if room[0] < 0:
+                raise ValueError("more items of sets and keys of dicts than are read")
         return _container(tag, items), end
     return _scalar(tag, data[first:end]), end
 
