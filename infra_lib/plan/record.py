@@ -66,21 +66,28 @@ def plans_table(root: Path) -> str:
             [
                 f"{escape(row.model)}<br><small>{count(int(row.parameters))}, factors "
                 f"{gib(row.factor_bytes)}</small>",
-                f"<small>{escape(row.machine)}</small>",
+                _devices(row.machine),
                 *cost,
             ]
         )
-    headers = ["model", "machine", "how it fits", "parts", "memory", "time", "disk"]
+    headers = ["model", "GPUs", "how it fits", "parts", "memory", "time", "disk"]
     lengths = record["lengths"]
+    kinds = {row["machine"].partition(" × ")[2] for row in record["rows"]}
     tokens = lengths["prompt"] + lengths["response"]
     note = (
-        f'<p class="table-note">17,000 examples of {tokens:,} tokens, cut at {lengths["longest"]:,}: '
+        f'<p class="table-note">GPUs: {escape(", ".join(sorted(kinds)))}. 17,000 examples of {tokens:,} '
+        f"tokens, cut at {lengths['longest']:,}: "
         "three epochs of fine-tuning, generation, factors (fitted in so many parts), scores of two targets, "
         "and three more arms. Memory is per device; time supposes 40 % of the data sheet's peak (our "
         "choice).</p>"
     )
     table = html_table(headers, rows, left=3, label="Plans of published models", stacked=True)
     return f"{badge('recorded')}\n\n{table}{note}\n\n{_notebooks_table(record['rows'])}"
+
+
+def _devices(machine: str) -> str:
+    """Return how many devices a machine has, of a name such as "8 × NVIDIA H100 SXM"."""
+    return escape(machine.partition(" × ")[0])
 
 
 def _notebooks_table(plans: list[dict[str, Any]]) -> str:
@@ -97,8 +104,8 @@ def _notebooks_table(plans: list[dict[str, Any]]) -> str:
                 continue
             disk = f", {gib(cost['disk_bytes'])} on disk" if cost["disk_bytes"] else ""
             cells.append(f"{duration(cost['seconds'])}<br><small>{gib(cost['peak_bytes'])}{disk}</small>")
-        rows.append([escape(plan["model"]), f"<small>{escape(plan['machine'])}</small>", *cells])
-    headers = ["model", "machine", *(name.replace("_", " ") for name in names)]
+        rows.append([escape(plan["model"]), _devices(plan["machine"]), *cells])
+    headers = ["model", "GPUs", *(name.replace("_", " ") for name in names)]
     # Every cell wraps.
     return html_table(
         headers, rows, left=len(headers), label="Time, memory and disk of each notebook", stacked=True
