@@ -124,9 +124,14 @@ def _origin(record: Mapping[str, Any], kind: str) -> str:
     where = f"commit {commit[:12]}{' with changes' if changed else ''}, {record['when'][:10]}"
     seconds = record["seconds"]
     took = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+    later = [
+        f" {len(note['tests'])} of them were run again at commit {note['environment']['commit'][:12]}, "
+        f"{note['when'][:10]}."
+        for note in record.get("again", [])
+    ]
     return (
         f"{tables.badge(kind, where)} {len(record['tests'])} tests ({tables.escape(where)}), on "
-        f"{tables.escape(record['environment']['device'])}, in {took}.\n"
+        f"{tables.escape(record['environment']['device'])}, in {took}.{tables.escape(''.join(later))}\n"
     )
 
 

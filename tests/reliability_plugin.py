@@ -9,7 +9,8 @@ A test joins in by a marker and may say more about itself::
 
 At the end of a session the results go to ``_build/reliability.json``, merged by test id: a
 session that ran every marked test replaces the file, any other one only adds to it. With
-``--record-reliability`` a session that ran them all writes ``records/reliability.json`` too.
+``--record-reliability`` a session that ran them all writes ``records/reliability.json`` too; one of
+some tests puts theirs in the place of the recorded ones, and the record says when.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--record-reliability",
         action="store_true",
-        help="write records/reliability.json from this session, which must run every marked test",
+        help="write records/reliability.json from this session, or renew in it the tests that it ran",
     )
     parser.addoption(
         "--faults", type=int, default=0, metavar="N", help="kill runs N more times than usual (make faults)"
@@ -127,11 +128,24 @@ class Collector:
         if self.tests:
             self.write(self.config.rootpath / "_build" / "reliability.json", whole=whole)
         if option.record_reliability:
-            if not whole:
+            path = self.config.rootpath / "records" / "reliability.json"
+            if whole:
+                self.write(path, whole=True)
+            elif path.is_file():
+                self.renew(path)
+            else:
                 raise pytest.UsageError(
-                    "--record-reliability needs every marked test: no paths, no -k, no -x"
+                    "the first --record-reliability needs every marked test: no paths, no -k, no -x"
                 )
-            self.write(self.config.rootpath / "records" / "reliability.json", whole=True)
+
+    def renew(self, path: Path) -> None:
+        """Put this session's results in the place of recorded ones, and note which and when."""
+        record = read_sealed(path)
+        record["tests"] |= self.tests
+        note = {"environment": environment(), "when": datetime.now(UTC).isoformat(timespec="seconds")}
+        record["again"] = [*record.get("again", []), note | {"tests": sorted(self.tests)}]
+        write_sealed(path, record)
+        list_anew(path.parent, path.name)
 
     def write(self, path: Path, *, whole: bool) -> None:
         """Write the session's results, over those of earlier sessions where this one was not whole."""

@@ -141,7 +141,10 @@ def test_token_scores_are_the_same_through_the_rule(model) -> None:
     finally:
         model.set_attn_implementation("eager")
     for target in along:
-        np.testing.assert_allclose(np.concatenate(found[target]), np.concatenate(expected[target]), rtol=1e-5)
+        # Of sums of many terms, one near zero keeps fewer digits: how few is the processor's.
+        wanted = np.concatenate(expected[target])
+        atol = 1e-7 * np.abs(wanted).max()
+        np.testing.assert_allclose(np.concatenate(found[target]), wanted, rtol=1e-5, atol=atol)
 
 
 def test_a_cpu_keeps_eager_attention_for_short_rows_and_gets_it_back(model) -> None:

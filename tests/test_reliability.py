@@ -170,12 +170,12 @@ def test_a_session_records_its_marked_tests_and_a_part_of_it_only_adds(root, tmp
     paths = [str(root / "tests"), str(root), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
-    def session(*arguments: str) -> dict:
+    def session(*arguments: str, status: int = 1) -> dict:
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *workers, *arguments]
         done = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 1, done.stdout + done.stderr  # one of them fails
+        assert done.returncode == status, done.stdout + done.stderr  # one of them fails
         return read_sealed(tmp_path / "_build" / "reliability.json")
 
     whole = session("--record-reliability")
@@ -198,6 +198,17 @@ def test_a_session_records_its_marked_tests_and_a_part_of_it_only_adds(root, tmp
     part = session("-k", "bad")
     assert set(part["tests"]) == set(whole["tests"])
     assert not part["whole"]  # most of it speaks of other sources
+    (tmp_path / "tests" / "test_s.py").write_text(SUITE.replace("assert x == 1", "assert x"))
+    kept = read_sealed(tmp_path / "records" / "reliability.json")
+    session("-k", "bad", "--record-reliability", status=0)
+    renewed = read_sealed(tmp_path / "records" / "reliability.json")
+    assert {test["result"] for name, test in renewed["tests"].items() if "bad" in name} == {"held"}
+    assert set(renewed["tests"]) == set(kept["tests"])
+    assert {key: renewed[key] for key in ("when", "seconds", "sources", "environment")} == {
+        key: kept[key] for key in ("when", "seconds", "sources", "environment")
+    }
+    assert [len(note["tests"]) for note in renewed["again"]] == [2]
+    assert "2 of them were run again at commit" in reliability_page(tmp_path)
 
 
 @pytest.mark.reliability(kind="fault", title="a changed byte in the sandbox's record")

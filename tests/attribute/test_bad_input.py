@@ -320,7 +320,7 @@ class RepositoryNotFoundError(Exception):
     [
         (GatedRepoError("403"), "is gated: accept its terms on its page and set HF_TOKEN"),
         (RepositoryNotFoundError("404"), "is not on the hub, or is private"),
-        (ConnectionError("no route"), "the hub cannot be reached from here; or elsewhere run `hf download"),
+        (ConnectionError("no route"), "the hub cannot be reached from here; or run `hf download"),
     ],
     ids=["gated", "absent", "no network"],
 )

@@ -9,7 +9,9 @@ from conftest import copy_project
 
 from infra_lib.compare import compare
 
-TOLERANCE = 1e-4
+TOLERANCE = 5e-4
+"""Of a column's largest value. Rounding goes through a training and an eigendecomposition, and is the
+processor's: 1.7e-5 was found on an Intel Xeon, 2.1e-4 on an AMD EPYC."""
 """Of a column's largest value. Sums in another order differ by about 1e-7 of their terms in float32;
 the inverse of the curvature and ranks near a tie enlarge that."""
 
