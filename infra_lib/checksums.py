@@ -69,6 +69,13 @@ def write_manifest(folder: Path) -> Path:
     return folder / MANIFEST
 
 
+def damaged_others(folder: Path, *changed: str) -> list[str]:
+    """Return the listed files of a folder that differ from their lines, without some files or folders."""
+    recorded = read_manifest(folder) if (folder / MANIFEST).is_file() else {}
+    meant = tuple(f"{name}/" for name in changed)
+    return damage(folder, {n: d for n, d in recorded.items() if n not in changed and not n.startswith(meant)})
+
+
 def list_anew(folder: Path, *changed: str) -> Path:
     """Write a folder's list with new checksums for some files or folders in it; return the list's path.
 
@@ -82,10 +89,7 @@ def list_anew(folder: Path, *changed: str) -> Path:
     DataError
         For any other file that differs from its line: its change must not pass with this one.
     """
-    recorded = read_manifest(folder) if (folder / MANIFEST).is_file() else {}
-    meant = tuple(f"{name}/" for name in changed)
-    others = {n: d for n, d in recorded.items() if n not in changed and not n.startswith(meant)}
-    if damaged := damage(folder, others):
+    if damaged := damaged_others(folder, *changed):
         raise DataError(
             folder / damaged[0],
             f"is not the file that was recorded; restore it, then `infra verify --update-records` lists "

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from infra_lib.checksums import check_record, damage, read_manifest, write_manifest
+from infra_lib.checksums import check_record, damaged_others, list_anew
 from infra_lib.files import read_sealed, write_json, write_text
 from infra_lib.layout import project_root, stage_folder
 from infra_lib.paper import load_paper
@@ -77,11 +77,10 @@ def with_block(readme: str, text: str) -> str:
 def write_record(root: Path, record: dict[str, Any]) -> None:
     """Write ``records/claims.json`` and its checksum; every other record must be as it was recorded."""
     folder = root / "records"
-    listed = {name: digest for name, digest in read_manifest(folder).items() if name != "claims.json"}
-    if damaged := damage(folder, listed):
+    if damaged := damaged_others(folder, "claims.json"):
         sys.exit(f"records/{damaged[0]} is not the file that was recorded; restore it first")
     write_json(folder / "claims.json", record)
-    write_manifest(folder)
+    list_anew(folder, "claims.json")
 
 
 def main() -> int:

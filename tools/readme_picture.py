@@ -13,7 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from infra_lib.checksums import damage, read_manifest, write_manifest
+from infra_lib.checksums import damaged_others, list_anew
 from infra_lib.files import write_json, write_text
 from infra_lib.layout import project_root
 
@@ -61,13 +61,12 @@ def main() -> int:
         sys.exit("no book has been built yet; do `make book` first")
     provenance = json.loads((root / "book/results/06_summary.provenance.json").read_text(encoding="utf-8"))
     records = root / "records"
-    listed = {n: d for n, d in read_manifest(records).items() if not n.startswith("readme/")}
-    if damaged := damage(records, listed):
+    if damaged := damaged_others(records, "readme"):
         sys.exit(f"records/{damaged[0]} is not the file that was recorded; restore it first")
     answer = take(first, records / "readme")
     about = {"study": provenance["study"], "commit": provenance["environment"]["commit"], "answer": answer}
     write_json(records / "readme" / "picture.json", about)
-    write_manifest(records)
+    list_anew(records, "readme")
     readme = (root / "README.md").read_text(encoding="utf-8")
     before, rest = readme.split(BEGIN, 1)
     write_text(root / "README.md", f"{before}{BEGIN}\n{block(answer)}\n{END}{rest.split(END, 1)[1]}")

@@ -118,32 +118,25 @@ def seccomp_filter(machine: str | None = None) -> bytes | None:
             code += [_jump(_EQUAL, numbers[column], 0, 1), _jump(_RETURN, _ERRNO | errno.EPERM)]
     # clone3 passes its flags in memory, where a filter cannot look: C libraries then use clone.
     code += [_jump(_EQUAL, _CLONE3[column], 0, 1), _jump(_RETURN, _ERRNO | errno.ENOSYS)]
-    code += [
-        _jump(_EQUAL, _MMAP[column], 0, 4),
-        _jump(_LOAD, _FOURTH_ARGUMENT),
-        _jump(_ANY_BIT, _SHARED, 0, 1),
-        _jump(_RETURN, _ERRNO | errno.EPERM),
-        _jump(_RETURN, _ALLOW),
-    ]
-    code += [
-        _jump(_EQUAL, _PRCTL[column], 0, 4),
-        _jump(_LOAD, _FIRST_ARGUMENT),
-        _jump(_EQUAL, _DEATH_SIGNAL, 0, 1),
-        _jump(_RETURN, _ERRNO | errno.EPERM),
-        _jump(_RETURN, _ALLOW),
-    ]
-    code += [
-        _jump(_EQUAL, _CLONE[column], 0, 4),
-        _jump(_LOAD, _FIRST_ARGUMENT),
-        _jump(_ANY_BIT, NEW_NAMESPACES, 0, 1),
-        _jump(_RETURN, _ERRNO | errno.EPERM),
-        _jump(_RETURN, _ALLOW),
-    ]
+    code += _refused(_MMAP[column], _FOURTH_ARGUMENT, _ANY_BIT, _SHARED)
+    code += _refused(_PRCTL[column], _FIRST_ARGUMENT, _EQUAL, _DEATH_SIGNAL)
+    code += _refused(_CLONE[column], _FIRST_ARGUMENT, _ANY_BIT, NEW_NAMESPACES)
     code += [_jump(_EQUAL, _SOCKET[column], 0, len(FAMILIES) + 2), _jump(_LOAD, _FIRST_ARGUMENT)]
     for position, family in enumerate(FAMILIES):
         code.append(_jump(_EQUAL, family, len(FAMILIES) - position, 0))
     code += [_jump(_RETURN, _ERRNO | errno.EAFNOSUPPORT), _jump(_RETURN, _ALLOW)]
     return b"".join(code)
+
+
+def _refused(call: int, argument: int, test: int, value: int) -> list[bytes]:
+    """Return what refuses a call where a test of one of its arguments holds, and allows it otherwise."""
+    return [
+        _jump(_EQUAL, call, 0, 4),
+        _jump(_LOAD, argument),
+        _jump(test, value, 0, 1),
+        _jump(_RETURN, _ERRNO | errno.EPERM),
+        _jump(_RETURN, _ALLOW),
+    ]
 
 
 def _jump(operation: int, value: int | None, then: int = 0, otherwise: int = 0) -> bytes:
