@@ -38,13 +38,11 @@ $(PEERS): $(STAMP) locks/peers.txt
 benchmark: setup peers  ## Measure speed and memory beside kronfluence and trak (about eight minutes)
 	$(BIN)/python -m benchmarks.attribution
 	$(BIN)/python -m benchmarks.cost
-	$(BIN)/infra verify --update-records
 
 gpu:  ## Measure on a GPU beside kronfluence, and record it (PYTHON of an environment with CUDA)
 	$(PYTHON) -m benchmarks.gpu
 	$(PYTHON) -m benchmarks.partition
 	$(PYTHON) -m benchmarks.partition --plan records/gpu/partition.json
-	$(PYTHON) -m infra_lib.cli verify --update-records
 
 lock:  ## Write the lock files from pyproject.toml and constraints.txt (needs uv)
 	$(PYTHON) tools/lock.py $(if $(UPGRADE),--upgrade)

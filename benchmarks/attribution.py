@@ -35,8 +35,8 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.measure import MEMORY_BYTES
+from benchmarks.records import keep
 from benchmarks.setting import SIZES, TARGETS
-from infra_lib.files import write_json
 from infra_lib.performance.cpu import whole_attribution
 from infra_lib.provenance import environment
 
@@ -208,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "summary": rows,
         "notes": notes(),
     }
-    write_json(options.out, record)
+    keep(options.out, record)
     print(table(rows))
     for trak in (r for r in runs if r["library"] == "trak"):
         own, _ = whole_attribution(rows, trak["size"])

@@ -17,9 +17,9 @@ import torch
 
 from benchmarks.attribution import RECORD
 from benchmarks.measure import forward_seconds
+from benchmarks.records import keep
 from benchmarks.setting import SIZES, make_model, make_rows
 from infra_lib.curvature import fit_factors
-from infra_lib.files import write_json
 from infra_lib.influence import position_scores, precondition, target_gradient, token_scores
 from infra_lib.models import mlp_linears
 from infra_lib.provenance import environment
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "points": points,
     }
-    write_json(options.out, record)
+    keep(options.out, record)
     for point in points:
         print(
             f"{point['what']:18}{point['tokens']:8} tokens{point['targets']:3} targets"

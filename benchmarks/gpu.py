@@ -40,6 +40,7 @@ import torch
 from scipy.stats import spearmanr
 
 from benchmarks import ceilings, operations
+from benchmarks.records import keep
 from benchmarks.setting import GPU_SIZES, SIZES, TARGETS, Size, make_data, make_model
 from infra_lib.attention import fused_attention
 from infra_lib.curvature import Factors, fit_factors
@@ -331,7 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with tempfile.TemporaryDirectory(prefix="infra-gpu-", dir=options.disk) as folder:
             ours(bench, "135m", size, Path(folder), compare=False)
     record["seconds"] = time.perf_counter() - started
-    write_json(options.out, record)
+    keep(options.out, record)
     print(f"recorded in {options.out}")
 
 

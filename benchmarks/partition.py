@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from benchmarks.gpu import Bench, driver
+from benchmarks.records import keep
 from benchmarks.setting import SIZES, Size, make_config, make_data, make_model
 from infra_lib.curvature import fit_factors
 from infra_lib.curvature.fit import construction_bytes
-from infra_lib.files import write_json
 from infra_lib.models import mlp_linears
 from infra_lib.plan.estimate import Choices, Plan
 from infra_lib.plan.hardware import gpu_machine
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.plan:
         record = json.loads(options.plan.read_text(encoding="utf-8"))
-        write_json(options.plan, {**record, "plan": planned(record)})
+        keep(options.plan, {**record, "plan": planned(record)})
         return
     size = SHAPES[options.shape]
     size = replace(size, train=options.sequences or size.train)
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 matrix = rows.T @ rows / len(rows)
                 with bench.step(step="eigendecomposition", side=side):
                     torch.linalg.eigh(matrix)
-    write_json(options.out, record)
+    keep(options.out, record)
     print(json.dumps(record["runs"]))
 
 

@@ -20,10 +20,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from benchmarks.records import keep
 from infra_lib.evaluate import sandbox
 from infra_lib.evaluate.grade_code import WORKERS
 from infra_lib.evaluate.sandbox.view import interpreter_file
-from infra_lib.files import write_json
 from infra_lib.provenance import environment
 
 PROGRAM = "def f(x):\n    return sum(x)\n"
@@ -84,7 +84,7 @@ def main() -> None:
     }
     print(json.dumps(result, indent=1))
     if options.write:
-        write_json(RECORD, result)
+        keep(RECORD, result)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ an example agree:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -54,6 +55,10 @@ Direction = Mapping[str, Tensor]
 """One tensor [out, in] per layer name."""
 
 
+SUMS_SHARE = 0.2
+"""Share of a GPU's memory up to which the float32 sums of a gradient stay on it."""
+
+
 def target_gradient(
     model: Any,
     names: Sequence[str],
@@ -62,6 +67,7 @@ def target_gradient(
     pad_id: int = 0,
     per_token: bool = False,
     batch_tokens: int = 4096,
+    offload: bool = False,
 ) -> dict[str, Tensor]:
     """Return ∇f, one tensor [out, in] per layer, f the mean over examples of the response log-likelihood.
 
@@ -73,6 +79,8 @@ def target_gradient(
         Correct responses.
     per_token
         Use each example's mean over tokens instead of its sum.
+    offload
+        Sum on the CPU where the sums, in float32, would take much of a GPU's memory (:data:`SUMS_SHARE`).
 
     Raises
     ------
@@ -86,26 +94,42 @@ def target_gradient(
     if not targets:
         raise ParameterError("target", 0, "at least one correct response")
     modules = dict(model.named_modules())
-    totals = {name: torch.zeros_like(modules[name].weight, dtype=torch.float32) for name in names}
     weights = [modules[name].weight for name in names]
+    home = _home_of_sums(sum(map(Tensor.numel, weights)), model.device) if offload else model.device
+    totals = {
+        name: torch.zeros_like(weight, dtype=torch.float32, device=home)
+        for name, weight in zip(names, weights, strict=True)
+    }
     check_met(model, {name: modules[name] for name in names}, targets[0])
     plain = has_plain_head(model, targets[0])
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    before = [weight.grad for weight in weights]
+
+    def add(weight: Tensor, total: Tensor) -> None:
+        total.add_(cast("Tensor", weight.grad).to(total.device).float(), alpha=1 / len(targets))
+        weight.grad = None
+
+    hooks = []
     try:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        for weight in weights:
+        for name, weight in zip(names, weights, strict=True):
             weight.requires_grad_(True)
+            weight.grad = None
+            # A layer's gradient is let go before the next one comes.
+            hooks.append(weight.register_post_accumulate_grad_hook(partial(add, total=totals[name])))
         mine = shard(targets).take(targets)
         for batch in batches(mine, batch_tokens=batch_tokens, pad_id=pad_id):
-            grads = _summed(model, batch.to(model.device), weights, per_token, plain)
-            for name, grad in zip(names, grads, strict=True):
-                totals[name].add_(grad.float(), alpha=1 / len(targets))
+            _backward(model, batch.to(model.device), plain, per_token=per_token, weights=weights)
     finally:
+        for hook in hooks:
+            hook.remove()
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         for parameter in trainable:
             parameter.requires_grad_(True)
+        for weight, grad in zip(weights, before, strict=True):
+            weight.grad = grad
     add_up(totals.values())
     gradient = {name: out_by_in(modules[name], total) for name, total in totals.items()}
     norm = sum(float(part.square().sum()) for part in gradient.values())
@@ -114,22 +138,15 @@ def target_gradient(
     return gradient
 
 
-def _summed(
-    model: Any, batch: Batch, weights: Sequence[Tensor], per_token: bool, plain: bool
-) -> list[Tensor]:
-    """Return the gradient by the weights of a batch's summed (or per-token mean) log-likelihoods."""
-    counts = batch.loss_mask.sum(1)
-    share = (1 / counts if per_token else torch.ones_like(counts).float()).repeat_interleave(counts)
-    if not plain:
-        return list(torch.autograd.grad((response_log_probs(model, batch) * share).sum(), weights))
-    labels = batch.labels
-    with fused_attention(model, batch):
-        states = response_states(model, batch)
+def _home_of_sums(weights: int, device: torch.device) -> torch.device:
+    """Return where a gradient by so many weights is summed."""
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    return torch.device("cpu") if memory and not sums_stay(weights, memory) else device
 
-    def gradient(logits: Tensor, where: slice) -> Tensor:
-        return log_prob_gradient(logits, labels[where]).mul_(share[where].unsqueeze(-1))
 
-    return list(torch.autograd.grad(states, weights, pull_through_head(model, states, gradient)))
+def sums_stay(weights: int, memory_bytes: int) -> bool:
+    """Return whether a gradient by so many weights is summed on a GPU with so much memory."""
+    return 4 * weights <= SUMS_SHARE * memory_bytes
 
 
 def moved(direction: Direction, device: str) -> dict[str, Tensor]:
@@ -144,9 +161,11 @@ def precondition(
     damping: float = 0.1,
     method: str = "ekfac",
     dtype: torch.dtype | None = None,
+    device: str | None = None,
 ) -> dict[str, Tensor]:
     """Return V = (H + λ)⁻¹ ∇f per layer, for one target; see :func:`precondition_all`."""
-    return precondition_all(factors, {"": gradient}, damping=damping, method=method, dtype=dtype)[""]
+    options: dict[str, Any] = {"damping": damping, "method": method, "dtype": dtype, "device": device}
+    return precondition_all(factors, {"": gradient}, **options)[""]
 
 
 def precondition_all(
@@ -156,6 +175,7 @@ def precondition_all(
     damping: float = 0.1,
     method: str = "ekfac",
     dtype: torch.dtype | None = None,
+    device: str | None = None,
 ) -> dict[str, dict[str, Tensor]]:
     """Return V = (H + λ)⁻¹ ∇f by target and layer, λ = damping × the layer's mean eigenvalue.
 
@@ -169,6 +189,8 @@ def precondition_all(
         ``ekfac``, ``kfac``, ``diagonal`` or ``identity`` (see :mod:`infra_lib.curvature`).
     dtype
         Of the result: a model below single precision needs no more than its own. None keeps the gradient's.
+    device
+        Where the products are taken and the result is; None: where the gradient is.
 
     Raises
     ------
@@ -184,7 +206,7 @@ def precondition_all(
         raise ModelError(f"the factors have no layer {missing[0]}; fit them on the same layers")
     directions: dict[str, dict[str, Tensor]] = {target: {} for target in gradients}
     for name in names:
-        own = {target: gradient[name] for target, gradient in gradients.items() if name in gradient}
+        own = {t: gradient[name].to(device) for t, gradient in gradients.items() if name in gradient}
         like = next(iter(own.values()))
         values = factors.eigenvalues(name, method).to(like)
         values = values + damping * values.mean()
@@ -320,17 +342,28 @@ def _log_prob_derivative(_model: Any, logits: Tensor, tangents: Tensor, batch: B
     ).float()
 
 
-def _backward(model: Any, batch: Batch, plain: bool) -> None:
-    """Run forward and backward of a batch's summed log-likelihood."""
+def _backward(
+    model: Any,
+    batch: Batch,
+    plain: bool,
+    *,
+    per_token: bool = False,
+    weights: Sequence[Tensor] | None = None,
+) -> None:
+    """Run forward and backward of a batch's summed (or per-token mean) log-likelihoods."""
+    counts = batch.loss_mask.sum(1)
+    share = (1 / counts if per_token else torch.ones_like(counts).float()).repeat_interleave(counts)
     if not plain:
-        response_log_probs(model, batch).sum().backward()
+        torch.autograd.backward((response_log_probs(model, batch) * share).sum(), inputs=weights)
         return
     labels = batch.labels
     with fused_attention(model, batch):
         states = response_states(model, batch)
-    states.backward(
-        pull_through_head(model, states, lambda logits, where: log_prob_gradient(logits, labels[where]))
-    )
+
+    def gradient(logits: Tensor, where: slice) -> Tensor:
+        return log_prob_gradient(logits, labels[where]).mul_(share[where].unsqueeze(-1))
+
+    torch.autograd.backward(states, pull_through_head(model, states, gradient), inputs=weights)
 
 
 def position_scores(

@@ -153,8 +153,9 @@ def score_training_set(
 
     def direction(own: list[Encoded]) -> Direction:
         # A gradient has four bytes a weight, whatever the model has: one at a time, and none is kept.
-        gradient = target_gradient(model, list(factors.layers), own, pad_id=pad, batch_tokens=batch_tokens)
-        return moved(precondition(factors, gradient, damping=damping, dtype=dtype), home)
+        options: dict[str, Any] = {"pad_id": pad, "batch_tokens": batch_tokens, "offload": True}
+        gradient = target_gradient(model, list(factors.layers), own, **options)
+        return moved(precondition(factors, gradient, damping=damping, dtype=dtype, device=device), home)
 
     # Those that wait for their pass do not wait on the device.
     home = "cpu" if targets_at_once < len(correct) else device

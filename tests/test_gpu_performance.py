@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 
 from benchmarks import gpu, operations, partition
+from benchmarks.records import keep
 from benchmarks.setting import SIZES
+from infra_lib import checksums
 from infra_lib.errors import DataError
 from infra_lib.performance import write_gpu
 from infra_lib.performance.gpu import MISSING_GPU, read_records, runs_frame, total
@@ -137,6 +139,22 @@ def test_one_partition_still_runs_and_takes_a_plan(root, tmp_path) -> None:
     plan = json.loads(out.read_text(encoding="utf-8"))["plan"]
     assert plan["partitions"] == SIZES["tiny"].layers
     assert plan["stored_bytes"] == pytest.approx(record["runs"][0]["stored_bytes"], rel=0.1)
+
+
+def test_a_benchmarks_record_is_listed_alone(tmp_path) -> None:
+    records = tmp_path / "records"
+    (records / "gpu").mkdir(parents=True)
+    for name in ("gpu/one.json", "gpu/two.json"):
+        (records / name).write_text("{}")
+    checksums.write_manifest(records)
+    keep(records / "gpu" / "one.json", {"seconds": 1}, records)
+    assert checksums.damaged_others(records) == []
+    (records / "gpu" / "two.json").write_text('{"seconds": 2}')
+    with pytest.raises(DataError, match=r"two\.json.*is not the file that was recorded"):
+        keep(records / "gpu" / "one.json", {"seconds": 3}, records)
+    assert json.loads((records / "gpu" / "one.json").read_text()) == {"seconds": 3}
+    assert checksums.damaged_others(records) == ["gpu/one.json", "gpu/two.json"]
+    keep(tmp_path / "elsewhere.json", {"seconds": 4}, records)
 
 
 def test_counted_operations_are_those_of_the_products() -> None:

@@ -170,8 +170,10 @@ document.addEventListener("DOMContentLoaded", async () => {
   let pause;
   form.addEventListener("input", ({ target: { name, value } }) => {
     clearTimeout(pause);
-    if (name === "q") pause = setTimeout(() => change({ q: value }), 200);
-    else change({ [name]: value });
+    if (name === "q") {
+      root.setAttribute("aria-busy", "true"); // from the first letter on, what is shown is not what is asked for
+      pause = setTimeout(() => change({ q: value }), 200);
+    } else change({ q: controls.q.value, [name]: value }); // with what was typed a moment ago
   });
   window.addEventListener("hashchange", () => {
     state = infraExplorer.fromHash(data, location.hash);

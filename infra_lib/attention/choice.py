@@ -37,13 +37,14 @@ def forward_attention(model: Any, batch: Batch) -> Iterator[None]:
         yield
 
 
+def can_be_fused(model: Any) -> bool:
+    """Return whether a model's attention exists in fused form: soft-capped scores (Gemma 2) do not."""
+    capped = getattr(model.config, "attn_logit_softcapping", None) is not None
+    return bool(getattr(model, "_supports_sdpa", False)) and not capped
+
+
 def _usable(model: Any) -> bool:
-    return (
-        getattr(model.config, "_attn_implementation", None) == "eager"
-        and bool(getattr(model, "_supports_sdpa", False))
-        # Soft-capped scores (Gemma 2) exist in eager attention alone.
-        and getattr(model.config, "attn_logit_softcapping", None) is None
-    )
+    return getattr(model.config, "_attn_implementation", None) == "eager" and can_be_fused(model)
 
 
 @contextmanager

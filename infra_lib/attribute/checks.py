@@ -118,6 +118,9 @@ def against_float32(
 ) -> dict[str, dict[str, float | None]]:
     """Compare scores with those of the model in float32, which it *becomes*: it is converted in place.
 
+    Its weights stay those of the lower precision: compared is what computing in it does, not what rounding
+    the weights did when they were loaded.
+
     Parameters
     ----------
     tokens

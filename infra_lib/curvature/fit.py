@@ -194,7 +194,10 @@ def layer_groups(needs: Mapping[str, int], memory_bytes: int) -> list[list[str]]
 
 
 def construction_bytes(module: nn.Module, diagonal: bool) -> int:
-    """Return the bytes of a layer's factors: A and G, whose places their eigenvectors take, and Λ."""
+    """Return the bytes of a layer's factors: A and G, whose places their eigenvectors take, and Λ.
+
+    A decomposition takes some more, of one matrix at a time, while no graph is held: a plan counts it.
+    """
     rows, columns = weight_shape(module)
     return 4 * (rows * rows + columns * columns + (2 if diagonal else 1) * rows * columns)
 

@@ -17,6 +17,9 @@ from infra_lib.responses import held_logits, pull_through_head, response_logits,
 
 LABELS = ("sampled", "empirical")
 
+SAMPLED_PARTS = 4
+"""Parts of the held logits from which labels are drawn one after the other."""
+
 
 class LabelSource:
     """The labels behind the factors: sampled from the model, or the data's own."""
@@ -66,7 +69,8 @@ class LabelSource:
         Each is the inverse of the cumulative distribution at a uniform number [loss terms] from its
         example's own stream, so that it depends on neither the batch nor the order.
         """
-        step = max(1, held_logits(probs.device) // probs.shape[-1])
+        # Sums in double precision, and what they are sums of: held for a part of the logits at a time.
+        step = max(1, held_logits(probs.device) // (SAMPLED_PARTS * probs.shape[-1]))
         drawn = []
         for part, wanted in zip(probs.split(step), uniform.split(step), strict=True):
             cumulative = part.cumsum(-1, dtype=torch.float64)

@@ -82,10 +82,18 @@ class CovariancePass:
 
 
 @dataclass(frozen=True)
-class _Input:
+class _Rows:
     plain: Tensor | None
     rows: Tensor
     rotated: bool
+
+
+@dataclass
+class _Input:
+    """A layer's input: the model's own tensor, until a gradient comes to be multiplied with its rows."""
+
+    owner: str
+    acts: Tensor | _Rows
 
 
 class MomentPass:
@@ -117,7 +125,7 @@ class MomentPass:
     def on_input(self, name: str, acts: Tensor) -> None:
         """Take a layer's input [..., in]."""
         if self._shared.owner(name, acts) == name or self._last is None:
-            self._last = self._prepared(name, self._where.rows(acts, self._where.real))
+            self._last = _Input(name, acts)
         self._waiting[name] = self._last
 
     def on_gradient(self, name: str, grads: Tensor) -> None:
@@ -133,19 +141,24 @@ class MomentPass:
             Layer to the layer whose input it shares.
         """
         for owner in dict.fromkeys(shared.values()):
-            acts = self._prepared(owner, kept.pop(f"{owner}|in"))
+            acts = _Input(owner, self._prepared(owner, kept.pop(f"{owner}|in")))
             for name in (name for name, other in shared.items() if other == owner):
                 self._waiting[name] = acts
                 self._contract(name, kept.pop(f"{name}|out"))
 
-    def _prepared(self, name: str, rows: Tensor) -> _Input:
+    def _prepared(self, name: str, rows: Tensor) -> _Rows:
         plain = rows if self._plain else None
         if rotated := self._mean_rows <= self._corrected[name].shape[0]:
             rows = rows @ self._rotations[name][0]
-        return _Input(plain, rows, rotated)
+        return _Rows(plain, rows, rotated)
 
     def _contract(self, name: str, grads: Tensor) -> None:
-        acts = self._waiting.pop(name)
+        waiting = self._waiting.pop(name)
+        if isinstance(waiting.acts, Tensor):
+            # Once for all layers that share the input.
+            rows = self._where.rows(waiting.acts, self._where.real)
+            waiting.acts = self._prepared(waiting.owner, rows)
+        acts = waiting.acts
         q_in, q_out = self._rotations[name]
         counts = self._where.counts
         if acts.plain is not None:

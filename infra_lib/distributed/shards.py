@@ -104,15 +104,18 @@ def shard(encoded: Sequence[Encoded], *, at_least_one: bool = False) -> Shard:
 
 
 def add_up(tensors: Iterable[Tensor]) -> None:
-    """Replace each tensor by its sum over all processes, in place; all give them in the same order."""
+    """Replace each tensor by its sum over all processes, in place; all give them in the same order.
+
+    A tensor that is not where the processes exchange theirs travels there and back.
+    """
     if size() == 1:
         return
     with together():
         for tensor in tensors:
-            if tensor.is_contiguous():
+            if tensor.is_contiguous() and tensor.device.type == torch.device(wire()).type:
                 dist.all_reduce(tensor)
             else:
-                whole = tensor.contiguous()
+                whole = tensor.to(wire()).contiguous()
                 dist.all_reduce(whole)
                 tensor.copy_(whole)
 

@@ -164,11 +164,11 @@ def score_methods(
     def directions_of(target: str, correct: Sequence[Example]) -> None:
         # On a large model a gradient is gigabytes, four bytes a weight: one at a time, and none is kept.
         own = [encode(tokenizer, row, **cut) for row in correct]
-        gradient = target_gradient(model, names, own, **size)
+        gradient = target_gradient(model, names, own, offload=True, **size)
         squares[target] = squared_norm(gradient)
+        settings: dict[str, Any] = {"damping": damping, "dtype": dtype, "device": device}
         for method in (name for name in methods if name in ("ekfac", "kfac")):
-            found = precondition(factors, gradient, damping=damping, method=method, dtype=dtype)
-            along[method, target] = moved(found, home)
+            along[method, target] = moved(precondition(factors, gradient, method=method, **settings), home)
         if {"graddot", "gradcos"} & set(methods):
             along["graddot", target] = moved({name: part.to(dtype) for name, part in gradient.items()}, home)
 

@@ -33,7 +33,7 @@ class AttributionPlan(Plan):
     def steps(self) -> list[Step]:
         """Return the steps in order."""
         dtype, (rows, width), head = self.choices.attribution_dtype, self.batch(), self.head()
-        one = self.architecture.fused(dtype, rows, width, 1, passes=self.architecture.gradients)
+        one = self.pass_over(rows, width, self.architecture.gradients)
         each = one.flops / (rows * width) + head.flops
         # Gradients of all targets stay, in float32, beside their directions, which are in float32 too.
         kept = self.work.targets * self.architecture.size.attributed * 4

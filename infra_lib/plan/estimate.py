@@ -17,17 +17,24 @@ Allocators keep more than tensors hold; :data:`ALLOCATOR` stands for that, measu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
+from torch import nn
 
+from infra_lib.attention import LONG
+from infra_lib.curvature import weight_shape
 from infra_lib.curvature.fit import construction_bytes, layer_groups, partitions
+from infra_lib.curvature.labels import SAMPLED_PARTS
 from infra_lib.evaluate.generate.transformers_engine import CACHE_BYTES, cached_bytes
 from infra_lib.finetune.config import MIXED, FinetuneConfig
 from infra_lib.finetune.memory import lora_parameters, state_bytes
 from infra_lib.finetune.trainer import CHUNK_ELEMENTS
+from infra_lib.influence import sums_stay
 from infra_lib.plan.hardware import Machine, gib
-from infra_lib.plan.passes import Architecture, bytes_of
+from infra_lib.plan.passes import Architecture, Passes, bytes_of
 from infra_lib.plan.trace import Trace
 from infra_lib.plan.workload import Lengths, MethodWork, Workload
 from infra_lib.responses import HELD_LOGITS, HELD_LOGITS_CUDA
@@ -35,12 +42,8 @@ from infra_lib.responses import HELD_LOGITS, HELD_LOGITS_CUDA
 ALLOCATOR = 1.1
 """Resident memory over bytes in tensors, as measured on models of 10 to 130 million parameters."""
 
-GROWN_CACHE = 1.6
-"""Memory behind keys and values over their bytes at the end, as transformers keeps them.
-
-They are copied to grow by a token, and what is let go is too small for what comes next. Measured; a paged
-cache (vLLM's) has none of it.
-"""
+EIGEN_COPIES, EIGEN_COPIES_GPU = 3, 6
+"""Matrices of its size that an eigendecomposition takes beside the matrix, as measured (``records/gpu``)."""
 
 EIGEN_OPERATIONS, EIGEN_UTILISATION, EIGEN_UTILISATION_GPU = 9.0, 0.1, 0.03
 """Operations of an eigendecomposition of size n in n³, and what part of a product's speed it reaches.
@@ -151,13 +154,40 @@ class Plan:
         width = self.work.lengths.longest
         return max(1, self.choices.batch_tokens // width), width
 
-    def head(self) -> Trace:
-        """Return the output head's share of attribution: slices of logits, forward and back, a token each."""
+    def pass_over(self, rows: int, width: int, passes: Passes | None = None) -> Trace:
+        """Return a pass of attribution over a batch, with the logits of one position of a row.
+
+        The rest are met in slices (:meth:`head`). Attention is fused on a GPU and where rows are long.
+        """
+        passes = passes or self.architecture.forward_backward
+        if self.machine.is_gpu or width >= LONG:
+            passes = partial(self.architecture.fused, passes=passes)
+        return passes(self.choices.attribution_dtype, rows, width, 1)
+
+    def scoring(self, rows: int, width: int, targets: int) -> Trace:
+        """Return a forward-mode pass over a batch: on a GPU attention has a rule of its own.
+
+        Nothing of the layers below is held where the head is met.
+        """
+        passes = partial(self.architecture.scoring, targets=targets)
+        if not self.machine.is_gpu:
+            return passes(self.choices.attribution_dtype, rows, width, 1)
+        return self.pass_over(rows, width, passes)
+
+    def head(self, *, drawn: bool = False) -> Trace:
+        """Return the output head's share of attribution: slices of logits, forward and back, a token each.
+
+        Parameters
+        ----------
+        drawn
+            Labels are drawn from the logits: their sums in double precision are held as well.
+        """
         config, lengths = self.architecture.config, self.work.lengths
         share = lengths.response / (lengths.prompt + lengths.response)
         # Logits, probabilities and their gradient, in four bytes each.
         held = HELD_LOGITS_CUDA if self.machine.is_gpu else HELD_LOGITS
-        return Trace(3 * 4 * held, int(6 * config.hidden_size * config.vocab_size * share))
+        each = 3 * 4 + (16 // SAMPLED_PARTS if drawn else 0)
+        return Trace(each * held, int(6 * config.hidden_size * config.vocab_size * share))
 
     def finetune(self, runs: int, notebook: str) -> Step:
         """Return fine-tuning: state shared under FSDP, activations of one micro-batch."""
@@ -178,13 +208,17 @@ class Plan:
             state += 2 * size.parameters
         # Adapters see the inputs of their layers as all weights do, and their own products are few.
         trained = self.architecture.training
-        found = self.architecture.fused(dtype, rows, width, width, passes=trained)
-        body = self.architecture.fused(dtype, rows, width, 1, passes=trained).peak_bytes
+        found, body = (
+            trained(dtype, rows, width, head)
+            if settings.attention == "eager"
+            else self.architecture.fused(dtype, rows, width, head, passes=trained)
+            for head in (width, 1)
+        )
         # Logits, shifted to a copy, and the gradients of both; in float32, piece by piece, their
         # log-softmax, its gradient and what they are taken of.
         logits = rows * width * self.architecture.config.vocab_size
         head = 4 * logits * bytes_of(dtype) + 3 * 4 * min(logits, CHUNK_ELEMENTS)
-        activations, flops = body, found.flops / (rows * width)
+        activations, flops = body.peak_bytes, found.flops / (rows * width)
         if settings.gradient_checkpointing:
             # The inputs of all layers are kept, and the inside of one.
             layers, hidden = self.architecture.config.num_hidden_layers, self.architecture.config.hidden_size
@@ -233,7 +267,8 @@ class Plan:
         config, width = self.architecture.config, bytes_of(self.choices.attribution_dtype)
         length = self.work.lengths.prompt + self.work.answer_tokens
         cache = cached_bytes(config, width) * length
-        grown = 1.0 if self.choices.engine == "vllm" else GROWN_CACHE
+        # A layer's keys and values are copied to grow by a token; a paged cache has no copies.
+        grown = 1.0 if self.choices.engine == "vllm" else 1 + 1 / config.num_hidden_layers
         one = int(grown * cache) + 8 * config.vocab_size
         room = self.machine.memory_bytes / ALLOCATOR * 0.9 - self.weight_bytes
         batch = CACHE_BYTES // cache if self.machine.is_gpu and self.choices.engine == "transformers" else 64
@@ -255,17 +290,15 @@ class Plan:
 
     def fit(self, *, diagonal: bool = False) -> Step:
         """Return the fit of the factors: every part passes over the training set twice."""
-        dtype, (rows, width), head = self.choices.attribution_dtype, self.batch(), self.head()
-        # The head is met in slices: the graph is that of the layers below it.
-        found = self.architecture.fused(dtype, rows, width, 1)
+        dtype, (rows, width), head = self.choices.attribution_dtype, self.batch(), self.head(drawn=True)
+        found = self.pass_over(rows, width)
         layers, work = self.architecture.layers, self.work
         largest = max(construction_bytes(module, diagonal) for module in layers.values())
         budget = max(largest, self.choices.factor_bytes)
         parts = partitions(layers, budget, diagonal=diagonal)
-        # What the factors of a part leave of the budget keeps rows of the first pass for the second.
-        rows_bytes = 4 * work.train_tokens * sum(map(sum, self.architecture.shapes)) // len(parts)
         held = max(sum(construction_bytes(layers[name], diagonal) for name in part) for part in parts)
-        construction = min(budget, held + rows_bytes)
+        graph = found.peak_bytes + head.peak_bytes
+        most = max(self._fit_bytes([layers[name] for name in part], graph, diagonal) for part in parts)
         tokens = work.train_tokens * work.models
         shapes = self.architecture.shapes
         per_token = sum(4 * (out * out + into * into) + 2 * out * into for out, into in shapes)
@@ -280,12 +313,37 @@ class Plan:
         return Step(
             "04_example_influence",
             "fit factors",
-            _resident(self.weight_bytes + found.peak_bytes + head.peak_bytes + construction),
+            _resident(self.weight_bytes + most),
             seconds + eigen / speed,
             disk_bytes=self.architecture.size.factor_bytes * work.models,
             note=f"{len(parts)} part{plural} of at most {gib(held)}, {rows} × {width} tokens a batch",
             parts=len(parts),
         )
+
+    def _fit_bytes(self, part: Sequence[nn.Module], graph: int, diagonal: bool) -> int:
+        """Return the most bytes beside the weights while a part of the layers is fitted.
+
+        ``graph`` is of a batch's forward and backward pass, its logits counted.
+        """
+        (rows, width), tokens = self.batch(), self.work.train_tokens
+        shapes = [weight_shape(module) for module in part]
+        held = sum(construction_bytes(module, diagonal) for module in part)
+        covariances = 4 * sum(out * out + into * into for out, into in shapes)
+        copies = EIGEN_COPIES_GPU if self.machine.is_gpu else EIGEN_COPIES
+        decomposed = copies * 4 * max(max(shape) for shape in shapes) ** 2
+        # What the factors leave of the budget keeps rows of whole batches from the first pass for the second.
+        # Of the last of them, inputs alone stand beside the whole graph: gradients come as it is let go.
+        batch = min(rows * width, tokens)
+        row = 4 * sum(map(sum, shapes))
+        room = max(0, self.choices.factor_bytes - held)
+        kept = min(room // (batch * row) * batch, tokens) * row
+        last = min(kept, batch * row)
+        inputs = last * sum(into for _, into in shapes) // sum(map(sum, shapes))
+        first = covariances + graph + kept - last + inputs
+        # The second pass takes what is kept, and then batches through the model again, whose inputs wait.
+        waiting = batch * sum(into for _, into in shapes) * bytes_of(self.choices.attribution_dtype)
+        second = held + (kept if kept == tokens * row else max(kept, graph + waiting))
+        return max(first, covariances + kept + decomposed, second)
 
     def resident(self, directions: int, at_once: int) -> int:
         """Return how many directions are on the device in a pass: those of later passes wait beside a GPU."""
@@ -302,7 +360,7 @@ class Plan:
         dtype, (rows, width), head = self.choices.attribution_dtype, self.batch(), self.head()
         size, work = self.architecture.size, self.work
         models = models or work.models
-        found = self.architecture.fused(dtype, rows, width, 1, passes=self.architecture.gradients)
+        found = self.pass_over(rows, width, self.architecture.gradients)
         at_once = at_once or min(work.targets, self.choices.targets_at_once)
         all_stay = self.resident(work.targets * kinds, at_once) == work.targets * kinds
         before = (work.targets - 1) * kinds * size.attributed * bytes_of(dtype) if all_stay else 0
@@ -311,7 +369,10 @@ class Plan:
             4 * (out * out + into * into) + 4 * 4 * out * into for out, into in self.architecture.shapes
         )
         turned += kinds * size.attributed * bytes_of(dtype)
-        held = self.weight_bytes + before + 4 * size.attributed
+        sums = 4 * size.attributed
+        if self.machine.is_gpu and not sums_stay(size.attributed, self.machine.memory_bytes):
+            sums = 0
+        held = self.weight_bytes + before + sums
         tokens = work.target * (work.lengths.prompt + work.lengths.response) * models
         flops = (found.flops / (rows * width) + head.flops) * tokens
         turns = self.turning() * work.targets * kinds * models
@@ -327,7 +388,7 @@ class Plan:
         """Return the scoring of all tokens: one forward-mode pass per group of targets."""
         dtype, (rows, width), head = self.choices.attribution_dtype, self.batch(), self.head()
         at_once = min(self.work.targets, self.choices.targets_at_once)
-        found = self.architecture.scoring(dtype, rows, width, 1, at_once)
+        found = self.scoring(rows, width, at_once)
         # Directions, and the stack of those of a pass as its tangents.
         here = self.resident(self.work.targets, at_once) + at_once
         directions = here * self.architecture.size.attributed * bytes_of(dtype)
@@ -335,7 +396,7 @@ class Plan:
         return Step(
             "04_example_influence",
             "score",
-            _resident(self.weight_bytes + directions + found.peak_bytes + head.peak_bytes),
+            _resident(self.weight_bytes + directions + max(found.peak_bytes, head.peak_bytes)),
             self.machine.seconds((found.flops / (rows * width) + head.flops) * tokens, dtype),
             note=f"{at_once} target{'s' if at_once > 1 else ''} at once, {rows} × {width} tokens a batch",
         )
@@ -344,7 +405,7 @@ class Plan:
         """Return the other reading of a token: one backward pass per group of targets."""
         dtype, (rows, width), head = self.choices.attribution_dtype, self.batch(), self.head()
         at_once = min(self.work.targets, self.choices.targets_at_once)
-        found = self.architecture.fused(dtype, rows, width, 1)
+        found = self.pass_over(rows, width)
         here = self.resident(self.work.targets, at_once)
         directions = here * self.architecture.size.attributed * bytes_of(dtype)
         # The inputs of every layer, which are kept until the backward pass meets it.
@@ -373,7 +434,7 @@ class Plan:
             choices=replace(self.choices, targets_at_once=work.targets),
         )
         rows, width = self.batch()
-        one = self.architecture.fused(dtype, rows, width, 1)
+        one = self.pass_over(rows, width)
         each = one.flops / (rows * width) + self.head().flops
         tokens, length = plan.work.train_tokens, work.lengths.prompt + work.lengths.response
         stack = 4 * work.targets * size.attributed  # a direction of every target
@@ -481,7 +542,7 @@ class Plan:
         at_once = min(asked, self.choices.explorer_directions)
         # Batches shrink with the number of directions.
         rows = max(1, 2 * rows // max(2, at_once))
-        found = self.architecture.scoring(dtype, rows, width, 1, at_once)
+        found = self.scoring(rows, width, at_once)
         # Directions, and the stack of those of a pass.
         directions = (
             (self.resident(asked, at_once) + at_once) * self.architecture.size.attributed * bytes_of(dtype)
@@ -491,7 +552,7 @@ class Plan:
         score = Step(
             "08_explorer",
             "score",
-            _resident(self.weight_bytes + directions + found.peak_bytes + head.peak_bytes),
+            _resident(self.weight_bytes + directions + max(found.peak_bytes, head.peak_bytes)),
             self.machine.seconds((found.flops / (rows * width) + head.flops) * tokens * passes, dtype),
             note=f"{asked} directions, {at_once} at once, two readings, {rows} × {width} tokens a batch",
         )

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from infra_lib.attention import LONG
+from infra_lib.attention import can_be_fused
 from infra_lib.curvature import weight_shape
 from infra_lib.models import linears
+from infra_lib.plan.attention import stand_in
 from infra_lib.plan.trace import Trace, Traced, meta_batch, meta_model
 from infra_lib.refine.gauss_newton import batch_product
 
@@ -37,8 +38,8 @@ class Size:
     factor_bytes: int
 
 
-Passes = Callable[[torch.dtype, int, int, int], Trace]
-"""A traced pass: of a type, rows, tokens of a row, and positions of a row with logits."""
+Passes = Callable[..., Trace]
+"""A traced pass: of a type, rows, tokens of a row, and positions of a row with logits; ``fused`` or not."""
 
 
 class Architecture:
@@ -53,38 +54,42 @@ class Architecture:
         sides = sum(out * out + into * into for out, into in self.shapes)
         areas = sum(out * into for out, into in self.shapes)
         self.size = Size(sum(p.numel() for p in whole.parameters()), areas, len(layers), 4 * (sides + areas))
+        self.fusable = can_be_fused(whole)
         self._traced: dict[torch.dtype, Traced] = {}
 
-    def _take(self, dtype: torch.dtype, key: Any, step: Any) -> Trace:
+    def _take(
+        self, dtype: torch.dtype, key: Any, step: Any, *, fused: bool = False, forward_mode: bool = False
+    ) -> Trace:
         if dtype not in self._traced:
             self._traced[dtype] = Traced(self.config, dtype)
-        return self._traced[dtype].take(key, step)
+        if not fused:
+            return self._traced[dtype].take(key, step)
+
+        def with_stand_in(model: Any) -> Any:
+            with stand_in(model, forward_mode=forward_mode):
+                return step(model)
+
+        return self._traced[dtype].take((key, "fused"), with_stand_in)
 
     @staticmethod
     def _attributed(model: Any) -> dict[str, torch.Tensor]:
         names = [f"{name}.weight" for name in linears(model, None)]
         return {name: model.get_parameter(name).detach() for name in names}
 
-    def training(self, dtype: torch.dtype, rows: int, width: int, head: int) -> Trace:
+    def training(self, dtype: torch.dtype, rows: int, width: int, head: int, *, fused: bool = False) -> Trace:
         """Trace a forward and backward pass that trains every weight; its gradients are let go at once.
 
         They are counted with the rest of a training's state, which holds them from step to step.
         """
 
-        def drop(parameter: torch.Tensor) -> None:
-            parameter.grad = None
-
         def step(model: Any) -> None:
-            hooks = [p.register_post_accumulate_grad_hook(drop) for p in model.parameters()]
-            try:
-                torch.autograd.backward(_log_probs(model, {}, rows, width, head).sum())
-            finally:
-                for hook in hooks:
-                    hook.remove()
+            _differentiate(model, list(model.parameters()), rows, width, head)
 
-        return self._take(dtype, ("training", rows, width, head), step)
+        return self._take(dtype, ("training", rows, width, head), step, fused=fused)
 
-    def forward_backward(self, dtype: torch.dtype, rows: int, width: int, head: int) -> Trace:
+    def forward_backward(
+        self, dtype: torch.dtype, rows: int, width: int, head: int, *, fused: bool = False
+    ) -> Trace:
         """Trace a forward and backward pass with frozen weights; ``head`` positions of a row get logits."""
 
         def step(model: Any) -> None:
@@ -98,24 +103,28 @@ class Architecture:
                 hook.remove()
                 model.requires_grad_(True)
 
-        return self._take(dtype, ("backward", rows, width, head), step)
+        return self._take(dtype, ("backward", rows, width, head), step, fused=fused)
 
-    def gradients(self, dtype: torch.dtype, rows: int, width: int, head: int) -> Trace:
-        """Trace the gradients of the attributed weights, which are counted; all others are frozen."""
+    def gradients(
+        self, dtype: torch.dtype, rows: int, width: int, head: int, *, fused: bool = False
+    ) -> Trace:
+        """Trace the gradients of the attributed weights, each let go at once; all others are frozen."""
 
-        def step(model: Any) -> Any:
+        def step(model: Any) -> None:
             model.requires_grad_(False)
             weights = [model.get_parameter(f"{name}.weight") for name in linears(model, None)]
             for weight in weights:
                 weight.requires_grad_(True)
             try:
-                return torch.autograd.grad(_log_probs(model, {}, rows, width, head).sum(), weights)
+                _differentiate(model, weights, rows, width, head)
             finally:
                 model.requires_grad_(True)
 
-        return self._take(dtype, ("gradients", rows, width, head), step)
+        return self._take(dtype, ("gradients", rows, width, head), step, fused=fused)
 
-    def scoring(self, dtype: torch.dtype, rows: int, width: int, head: int, targets: int) -> Trace:
+    def scoring(
+        self, dtype: torch.dtype, rows: int, width: int, head: int, targets: int, *, fused: bool = False
+    ) -> Trace:
         """Trace a forward-mode pass for several targets."""
 
         def step(model: Any) -> Any:
@@ -128,7 +137,9 @@ class Architecture:
             with torch.no_grad():
                 return torch.func.vmap(lambda v: torch.func.jvp(along, (weights,), (v,))[1])(tangents)
 
-        found = self._take(dtype, ("scores", rows, width, head, targets), step)
+        found = self._take(
+            dtype, ("scores", rows, width, head, targets), step, fused=fused, forward_mode=True
+        )
         # The directions are made inside the traced step, and the plan counts them.
         made = targets * self.size.attributed * bytes_of(dtype)
         return Trace(found.peak_bytes - made, found.flops)
@@ -148,26 +159,35 @@ class Architecture:
         found = self._take(dtype, ("products", rows, width, head, targets), step)
         return Trace(found.peak_bytes - targets * self.size.attributed * bytes_of(dtype), found.flops)
 
-    def fused(
-        self, dtype: torch.dtype, rows: int, width: int, head: int, *, passes: Passes | None = None
-    ) -> Trace:
-        """Return a forward and backward pass whose attention is never held as a whole.
+    def fused(self, dtype: torch.dtype, rows: int, width: int, head: int, *, passes: Passes) -> Trace:
+        """Return one of the passes with attention that is never held as a whole, where the model has it.
 
-        ``passes`` is :meth:`training`, :meth:`gradients` or :meth:`forward_backward`, as which None counts.
-
-        Bytes and operations under eager attention are c + a·T + b·T² in the sequence length T. Three
-        short traces give them; fused attention (SDPA, flash) has the operations and not the T² bytes. Short
-        rows are not worth it and stay eager (:func:`infra_lib.attention.fused_attention`).
+        Its bytes are traced with a stand-in. Operations are those of eager attention, a·T + b·T² in the
+        sequence length T, which short traces give.
         """
-        passes = passes or self.forward_backward
-        if width < LONG:
+        if not self.fusable:
             return passes(dtype, rows, width, head)
         part, points = head / width, (256, 512, 768)
-        traces = [passes(dtype, 1, t, max(1, round(t * part))) for t in points]
-        _, slope, constant = np.polyfit(points, [trace.peak_bytes for trace in traces], 2)
-        square, linear, _ = np.polyfit(points, [trace.flops for trace in traces], 2)
+        flops = [passes(dtype, 1, t, max(1, round(t * part))).flops for t in points]
+        square, linear, _ = np.polyfit(points, flops, 2)
         tokens = rows * width
-        return Trace(int(constant + tokens * slope), int(tokens * (linear + width * square)))
+        # Without attention's matrix a batch is one row of all its tokens, with one position of logits in all.
+        found = passes(dtype, 1, tokens, 1 if head == 1 else rows * head, fused=True)
+        return Trace(found.peak_bytes, int(tokens * (linear + width * square)))
+
+
+def _differentiate(model: Any, weights: list[Any], rows: int, width: int, head: int) -> None:
+    """Run forward and backward, and let go of each weight's gradient as it comes."""
+
+    def drop(parameter: torch.Tensor) -> None:
+        parameter.grad = None
+
+    hooks = [weight.register_post_accumulate_grad_hook(drop) for weight in weights]
+    try:
+        torch.autograd.backward(_log_probs(model, {}, rows, width, head).sum())
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _log_probs(model: Any, values: dict[str, torch.Tensor], rows: int, width: int, head: int) -> torch.Tensor:

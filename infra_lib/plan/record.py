@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from infra_lib.checksums import check_record
+from infra_lib.checksums import check_record, list_anew
 from infra_lib.files import write_json
 from infra_lib.frames import rows as each_row
 from infra_lib.plan.hardware import count, duration, gib, gpu_machine
@@ -38,6 +38,7 @@ def write_record(root: Path) -> Path:
     frame = compute()
     rows = json.loads(frame.to_json(orient="records"))
     write_json(path, {"rows": rows, "lengths": vars(LENGTHS), "environment": environment()})
+    list_anew(path.parent, path.name)
     return path
 
 

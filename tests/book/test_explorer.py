@@ -130,7 +130,6 @@ class Reader:
 
     def search(self, text: str) -> None:
         self.page.fill("#explorer-q", text)
-        self.page.wait_for_timeout(300)  # the field waits for the end of typing
         self.settled()
 
     def titles(self) -> list[str]:
@@ -283,6 +282,13 @@ def test_filters_and_search_agree_with_the_data(reader) -> None:
     assert reader.csv() == []
 
 
+def test_words_are_kept_where_a_control_is_changed_while_they_are_typed(reader) -> None:
+    reader.page.fill("#explorer-q", "made-0007")
+    reader.choose("target", "code")
+    assert reader.page.input_value("#explorer-q") == "made-0007"
+    assert reader.ids() == ["made-0007"]
+
+
 def test_ranks_are_among_all_whatever_is_filtered(reader) -> None:
     reader.choose("show", "helpful")
     every = reader.csv
@@ -297,6 +303,7 @@ def test_scores_by_every_method_agree_with_their_views(reader) -> None:
     first = reader.page.locator(CARD).first
     first.get_by_text("Scores by every method").click()
     table = first.locator("table")
+    table.wait_for()  # a browser says that details are open a moment after it has opened them
     assert table.locator("tbody tr").count() == 3
     name = reader.ids()[0]
     cell = table.locator("tbody tr >> nth=1 >> td >> nth=1").inner_text()
@@ -630,6 +637,7 @@ def test_axe_finds_nothing_serious_in_any_view(browser, html, made_up, width: in
             color_scheme=theme,
         )
         reader.page.locator(".explorer-every summary").first.click()
+        reader.page.locator(".explorer-every table").first.wait_for()
         result = Axe().run(reader.page).response
         assert len(result["passes"]) > 10
         found += [
