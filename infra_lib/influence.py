@@ -87,7 +87,7 @@ def target_gradient(
     ParameterError
         For no target examples.
     ModelError
-        For a layer that a text does not pass once.
+        For a layer that a text does not pass once, or whose output is not used.
     NumericalError
         For a gradient that is zero or not finite.
     """
@@ -105,22 +105,32 @@ def target_gradient(
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     before = [weight.grad for weight in weights]
 
-    def add(weight: Tensor, total: Tensor) -> None:
-        total.add_(cast("Tensor", weight.grad).to(total.device).float(), alpha=1 / len(targets))
+    reached: set[int] = set()
+
+    def add(weight: Tensor, own: Sequence[Tensor]) -> None:
+        grad = cast("Tensor", weight.grad).to(home).float()
+        for total in own:
+            total.add_(grad, alpha=1 / len(targets))
         weight.grad = None
+        reached.add(id(weight))
 
     hooks = []
     try:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        for name, weight in zip(names, weights, strict=True):
+        distinct = list({id(weight): weight for weight in weights}.values())  # layers may share one
+        for weight in distinct:
             weight.requires_grad_(True)
             weight.grad = None
+            own = [totals[name] for name, other in zip(names, weights, strict=True) if other is weight]
             # A layer's gradient is let go before the next one comes.
-            hooks.append(weight.register_post_accumulate_grad_hook(partial(add, total=totals[name])))
+            hooks.append(weight.register_post_accumulate_grad_hook(partial(add, own=own)))
         mine = shard(targets).take(targets)
         for batch in batches(mine, batch_tokens=batch_tokens, pad_id=pad_id):
-            _backward(model, batch.to(model.device), plain, per_token=per_token, weights=weights)
+            _backward(model, batch.to(model.device), plain, per_token=per_token, weights=distinct)
+            for name, weight in zip(names, weights, strict=True):
+                if id(weight) not in reached:
+                    raise ModelError(f"no gradient reaches layer {name}: what it gives is not used")
     finally:
         for hook in hooks:
             hook.remove()

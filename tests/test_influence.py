@@ -48,6 +48,40 @@ def log_prob_gradients(model, row):
     ]
 
 
+def test_layers_that_share_a_weight_share_its_gradient(tokenizer, splits) -> None:
+    model = tiny_qwen2(len(tokenizer))
+    first, second = (f"model.layers.{k}.mlp.up_proj" for k in (0, 1))
+    model.get_submodule(second).weight = model.get_submodule(first).weight
+    rows = [encode(tokenizer, example, end_token=True) for example in splits.target[:2]]
+    found = target_gradient(model, [first, second], rows)
+    assert torch.equal(found[first], found[second])
+    weight = model.get_submodule(first).weight
+    total = torch.zeros_like(weight)
+    for row in rows:
+        logits = model(row.input_ids[None]).logits[0].log_softmax(-1)
+        value = sum(logits[t - 1, row.input_ids[t]] for t in torch.where(row.loss_mask)[0])
+        total += torch.autograd.grad(value, weight)[0]
+    assert torch.allclose(found[first], total / len(rows), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.reliability(kind="bad input", title="layers whose output a model does not use")
+def test_a_layer_that_no_gradient_reaches_is_named_and_the_model_is_as_before(tokenizer, splits) -> None:
+    model = tiny_qwen2(len(tokenizer))
+    name = "model.layers.0.mlp.up_proj"
+    weight = model.get_submodule(name).weight
+    weight.grad = torch.ones_like(weight)
+    model.lm_head.weight.requires_grad_(False)
+    before = [parameter.requires_grad for parameter in model.parameters()]
+    rows = [encode(tokenizer, example, end_token=True) for example in splits.target[:2]]
+    hook = model.get_submodule(name).register_forward_hook(lambda _m, _i, output: output.detach())
+    with pytest.raises(ModelError, match=rf"no gradient reaches layer {name}: what it gives is not used"):
+        target_gradient(model, [name, "model.layers.1.mlp.up_proj"], rows)
+    hook.remove()
+    target_gradient(model, [name], rows, offload=True)
+    assert [parameter.requires_grad for parameter in model.parameters()] == before
+    assert torch.equal(weight.grad, torch.ones_like(weight))
+
+
 @pytest.mark.parametrize("per_token", [False, True])
 def test_target_gradient_is_the_mean_of_plain_gradients(setting, per_token: bool) -> None:
     model, _, targets, _, _ = setting

@@ -9,10 +9,11 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import LlamaConfig, Qwen2Config
+from transformers import FalconConfig, LlamaConfig, Qwen2Config
 from typer.testing import CliRunner
 
 from benchmarks.partition import planned
@@ -20,6 +21,7 @@ from benchmarks.setting import Size, make_config
 from infra_lib.cli import app
 from infra_lib.errors import ParameterError
 from infra_lib.finetune import FinetuneConfig
+from infra_lib.influence import _home_of_sums
 from infra_lib.layout import STAGES
 from infra_lib.method.sweeps import directions_of_target
 from infra_lib.plan.estimate import ALLOCATOR, Choices, Plan, Step
@@ -294,13 +296,34 @@ def test_estimated_peaks_lie_within_a_fifth_of_those_that_a_gpu_had(root, what: 
     assert step.peak_bytes / ALLOCATOR - held == pytest.approx(taken, rel=0.2)
 
 
-def test_a_gradient_that_would_take_much_of_a_gpu_is_counted_beside_it() -> None:
-    config = small_config(hidden_size=512, intermediate_size=8192, vocab_size=64)
+def test_a_gradient_that_would_take_much_of_a_gpu_is_made_and_counted_beside_it(monkeypatch) -> None:
+    config = small_config(hidden_size=512, intermediate_size=8192, vocab_size=64, num_attention_heads=8)
     roomy = Plan(Architecture(config), WORK, gpu_machine("h100"), Choices())
     sums = 4 * roomy.architecture.size.attributed
     tight = replace(roomy, machine=replace(roomy.machine, memory_bytes=4 * sums))
     saved = roomy.directions().peak_bytes - tight.directions().peak_bytes
     assert saved == pytest.approx(ALLOCATOR * sums, rel=0.01)
+    assert tight.directions().seconds > roomy.directions().seconds
+    # And so the gradient is made.
+    for plan_, home in ((roomy, "cuda"), (tight, "cpu")):
+        device = SimpleNamespace(total_memory=plan_.machine.memory_bytes)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device, found=device: found)
+        assert _home_of_sums(sums // 4, torch.device("cuda")).type == home
+    assert _home_of_sums(sums // 4, torch.device("cpu")).type == "cpu"
+
+
+def test_attention_that_cannot_be_chosen_is_planned_as_it_is() -> None:
+    sizes = {"vocab_size": 64, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    falcon = Architecture(FalconConfig(**sizes))
+    assert not falcon.fusable
+    dtype = torch.float32
+    eager = falcon.forward_backward(dtype, 8, 256, 1)
+    assert falcon.fused(dtype, 8, 256, 1, passes=falcon.forward_backward) == eager
+    chosen = Architecture(small_config())
+    whole = chosen.forward_backward(dtype, 8, 256, 1)
+    fused = chosen.fused(dtype, 8, 256, 1, passes=chosen.forward_backward)
+    assert fused.peak_bytes < whole.peak_bytes
+    assert fused.flops == pytest.approx(whole.flops, rel=0.05)
 
 
 SHALLOW = small_config(hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=4)

@@ -20,6 +20,7 @@ document.addEventListener("DOMContentLoaded", async () => {
   let shown = []; // examples on the page with their rows
   let list = []; // examples that the view lists
   let turn = 0;
+  let pause;
 
   // --- The page's parts --------------------------------------------------------------------
 
@@ -61,8 +62,9 @@ document.addEventListener("DOMContentLoaded", async () => {
   const address = () => location.href.split("#")[0] + infraExplorer.toHash(data, state);
 
   const change = (values) => {
+    clearTimeout(pause);
     const moved = "page" in values ? {} : { page: "1" };
-    state = { ...state, ...moved, ...values };
+    state = { ...state, ...moved, q: controls.q.value, ...values }; // with what was typed a moment ago
     try {
       history.replaceState(null, "", address());
     } catch {
@@ -167,15 +169,16 @@ document.addEventListener("DOMContentLoaded", async () => {
 
   // --- What is listened to -----------------------------------------------------------------
 
-  let pause;
   form.addEventListener("input", ({ target: { name, value } }) => {
     clearTimeout(pause);
     if (name === "q") {
-      root.setAttribute("aria-busy", "true"); // from the first letter on, what is shown is not what is asked for
+      turn++; // from the first letter on, what is shown or being drawn is not what is asked for
+      root.setAttribute("aria-busy", "true");
       pause = setTimeout(() => change({ q: value }), 200);
-    } else change({ q: controls.q.value, [name]: value }); // with what was typed a moment ago
+    } else change({ [name]: value });
   });
   window.addEventListener("hashchange", () => {
+    clearTimeout(pause);
     state = infraExplorer.fromHash(data, location.hash);
     draw();
   });

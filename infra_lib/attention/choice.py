@@ -38,9 +38,13 @@ def forward_attention(model: Any, batch: Batch) -> Iterator[None]:
 
 
 def can_be_fused(model: Any) -> bool:
-    """Return whether a model's attention exists in fused form: soft-capped scores (Gemma 2) do not."""
+    """Return whether a model's attention exists in fused form, and can be chosen by name.
+
+    Soft-capped scores (Gemma 2) do not, and some models (Falcon) have their own.
+    """
     capped = getattr(model.config, "attn_logit_softcapping", None) is not None
-    return bool(getattr(model, "_supports_sdpa", False)) and not capped
+    chosen = getattr(model, "_can_set_attn_implementation", bool)
+    return bool(getattr(model, "_supports_sdpa", False)) and bool(chosen()) and not capped
 
 
 def _usable(model: Any) -> bool:

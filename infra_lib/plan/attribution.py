@@ -42,13 +42,22 @@ class AttributionPlan(Plan):
         more = 2 * kept - self.work.targets * self.architecture.size.attributed * bytes_of(dtype)
         score = replace(score, peak_bytes=score.peak_bytes + int(ALLOCATOR * more))
 
-        def passes(what: str, tokens: int) -> Step:
+        # The gradients of examples: eager attention, all logits of the responses, the inputs and gradients of
+        # every layer, and a layer's gradients of every example of a batch.
+        lengths, shapes = self.work.lengths, self.architecture.shapes
+        share = lengths.response / (lengths.prompt + lengths.response)
+        found = self.architecture.forward_backward(dtype, rows, width, max(1, round(width * share)))
+        seen = rows * width * sum(map(sum, shapes)) * bytes_of(dtype)
+        own = 4 * rows * max(out * into for out, into in shapes)
+        whole = int(ALLOCATOR * (self.weight_bytes + kept + found.peak_bytes + seen + own))
+
+        def passes(what: str, tokens: int, peak: int) -> Step:
             return Step(
-                "adapt", what, memory, self.machine.seconds(each * tokens, dtype), note=f"{tokens:,} tokens"
+                "adapt", what, peak, self.machine.seconds(each * tokens, dtype), note=f"{tokens:,} tokens"
             )
 
-        gradients = passes("target gradients", self.target_tokens)
-        cosines = passes("gradient cosines", self.target_tokens + self.work.train_tokens)
+        gradients = passes("target gradients", self.target_tokens, memory)
+        cosines = passes("gradient cosines", self.target_tokens + self.work.train_tokens, max(memory, whole))
         return [gradients, self.fit(), score, cosines]
 
 

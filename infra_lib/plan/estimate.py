@@ -8,11 +8,12 @@ step            bytes on one device
 ==============  =================================================================================
 fine-tune       state (:func:`infra_lib.finetune.memory.state_bytes`), activations
 generate        weights, keys and values of the answers that are written side by side, and their growth
-fit factors     weights, the graph of one batch, factors under construction within their budget
+fit factors     weights; the most of: covariances, kept rows and the graph of one batch; a decomposition;
+                factors under construction, the graph and the inputs that wait for it
 score           weights, each target's direction twice, activations with one tangent per target
 ==============  =================================================================================
 
-Allocators keep more than tensors hold; :data:`ALLOCATOR` stands for that, measured.
+Allocators keep more than tensors hold; :data:`ALLOCATOR` stands for that.
 """
 
 from __future__ import annotations
@@ -40,10 +41,16 @@ from infra_lib.plan.workload import Lengths, MethodWork, Workload
 from infra_lib.responses import HELD_LOGITS, HELD_LOGITS_CUDA
 
 ALLOCATOR = 1.1
-"""Resident memory over bytes in tensors, as measured on models of 10 to 130 million parameters."""
+"""Memory over bytes in tensors; the C library's keeps more for models so small that they need no plan."""
 
-EIGEN_COPIES, EIGEN_COPIES_GPU = 3, 6
-"""Matrices of its size that an eigendecomposition takes beside the matrix, as measured (``records/gpu``)."""
+EIGEN_COPIES, EIGEN_COPIES_GPU = 3, 5
+"""Matrices of its size that an eigendecomposition takes beside the matrix.
+
+Measured: on a CPU at size 2,500, on a GPU as the difference of two sizes (``records/gpu/partition.json``).
+"""
+
+HOST_BYTES = 1e10
+"""Bytes a second at which gradients travel from a GPU to the CPU and are added up there: our choice."""
 
 EIGEN_OPERATIONS, EIGEN_UTILISATION, EIGEN_UTILISATION_GPU = 9.0, 0.1, 0.03
 """Operations of an eigendecomposition of size n in n³, and what part of a product's speed it reaches.
@@ -325,7 +332,8 @@ class Plan:
 
         ``graph`` is of a batch's forward and backward pass, its logits counted.
         """
-        (rows, width), tokens = self.batch(), self.work.train_tokens
+        # Each device has a shard of the examples.
+        (rows, width), tokens = self.batch(), -(-self.work.train_tokens // self.machine.devices)
         shapes = [weight_shape(module) for module in part]
         held = sum(construction_bytes(module, diagonal) for module in part)
         covariances = 4 * sum(out * out + into * into for out, into in shapes)
@@ -369,8 +377,11 @@ class Plan:
             4 * (out * out + into * into) + 4 * 4 * out * into for out, into in self.architecture.shapes
         )
         turned += kinds * size.attributed * bytes_of(dtype)
-        sums = 4 * size.attributed
+        sums, travelling = 4 * size.attributed, 0.0
         if self.machine.is_gpu and not sums_stay(size.attributed, self.machine.memory_bytes):
+            shards = self.machine.devices * rows
+            batches = -(-work.target // shards) * models
+            travelling = batches * size.attributed * (bytes_of(dtype) + 8) / HOST_BYTES
             sums = 0
         held = self.weight_bytes + before + sums
         tokens = work.target * (work.lengths.prompt + work.lengths.response) * models
@@ -380,7 +391,7 @@ class Plan:
             notebook,
             "directions",
             _resident(held + max(turned, found.peak_bytes + head.peak_bytes)),
-            self.machine.seconds(flops, dtype) + self.machine.seconds(turns, torch.float32),
+            self.machine.seconds(flops, dtype) + self.machine.seconds(turns, torch.float32) + travelling,
             note=f"{work.targets * kinds} of {work.target:,} responses, {rows} × {width} tokens a batch",
         )
 
@@ -424,7 +435,7 @@ class Plan:
     def method(self, asked: MethodWork) -> list[Step]:
         """Return the steps of notebook 07, which works on one device, for all targets at once.
 
-        Its factors and directions stay in memory, in float32; passes see eager attention.
+        Its factors and directions stay in memory, in float32; refinement and sweep see eager attention.
         """
         work, size, dtype = self.work, self.architecture.size, self.choices.attribution_dtype
         plan = replace(
