@@ -65,8 +65,8 @@ def plans_table(root: Path) -> str:
             ]
         rows.append(
             [
-                f"{escape(row.model)}<br><small>{count(int(row.parameters))}, factors "
-                f"{gib(row.factor_bytes)}</small>",
+                f'<span class="one-line">{escape(row.model)}</span><br><small class="one-line">'
+                f"{count(int(row.parameters))},<br>factors {gib(row.factor_bytes)}</small>",
                 _devices(row.machine),
                 *cost,
             ]
@@ -105,7 +105,8 @@ def _notebooks_table(plans: list[dict[str, Any]]) -> str:
                 continue
             disk = f", {gib(cost['disk_bytes'])} on disk" if cost["disk_bytes"] else ""
             cells.append(f"{duration(cost['seconds'])}<br><small>{gib(cost['peak_bytes'])}{disk}</small>")
-        rows.append([escape(plan["model"]), _devices(plan["machine"]), *cells])
+        model = f'<span class="one-line">{escape(plan["model"])}</span>'
+        rows.append([model, _devices(plan["machine"]), *cells])
     headers = ["model", "GPUs", *(name.replace("_", " ") for name in names)]
     # Every cell wraps.
     return html_table(
