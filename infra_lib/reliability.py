@@ -125,8 +125,8 @@ def _origin(record: Mapping[str, Any], kind: str) -> str:
     seconds = record["seconds"]
     took = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
     later = [
-        f" {len(note['tests'])} of them were run again at commit {note['environment']['commit'][:12]}, "
-        f"{note['when'][:10]}."
+        f" {len(note['tests'])} of them {'was' if len(note['tests']) == 1 else 'were'} run again at commit "
+        f"{note['environment']['commit'][:12]}, {note['when'][:10]}."
         for note in record.get("again", [])
     ]
     return (
