@@ -344,7 +344,7 @@ def partition_table(record: dict[str, Any]) -> str:
         ],
     ]
     rows += [
-        [f"one eigendecomposition of side {run['side']:,}, s", f"{run['seconds']:.2f}", ""]
+        [f"one eigendecomposition of side {run['side']:,}, s", f"{run['seconds']:.2f}", NOT_AVAILABLE]
         for run in record["runs"]
         if run["step"] == "eigendecomposition"
     ]
