@@ -53,7 +53,7 @@ def plans_table(root: Path) -> str:
     for row in each_row(pd.DataFrame(record["rows"])):
         if row.refused:
             verdict = '<span class="verdict-not-reproduced">does not fit</span>'
-            cost = [f"{verdict}<br><small>{escape(row.refused)}</small>", *[NOT_AVAILABLE] * 4]
+            cost = [f"{verdict}<br><small>{escape(row.refused)}</small>", *["–"] * 4]
         else:
             how = escape(row.changes) or "as it is"
             cost = [
