@@ -11,6 +11,6 @@ operations. PyTorch's fused kernels hold none of it, and know no forward mode. H
 Everything else stays with eager attention, which is fastest for short rows on a CPU.
 """
 
-from infra_lib.attention.choice import LONG, can_be_fused, forward_attention, fused_attention
+from infra_lib.attention.choice import can_be_fused, forward_attention, fused_attention, leaves_eager
 
-__all__ = ["LONG", "can_be_fused", "forward_attention", "fused_attention"]
+__all__ = ["can_be_fused", "forward_attention", "fused_attention", "leaves_eager"]

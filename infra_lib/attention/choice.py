@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from infra_lib.attention.rule import NAME, register
@@ -20,8 +21,7 @@ def fused_attention(model: Any, batch: Batch) -> Iterator[None]:
     Eager attention keeps [heads, tokens, tokens] for every layer until the backward pass; fused attention
     keeps none of it.
     """
-    long = batch.input_ids.is_cuda or batch.input_ids.shape[1] >= LONG
-    with _implementation(model, "sdpa", usable=long and _usable(model)):
+    with _implementation(model, "sdpa", usable=_leaves(model, batch, forward_mode=False)):
         yield
 
 
@@ -33,8 +33,21 @@ def forward_attention(model: Any, batch: Batch) -> Iterator[None]:
     attention stays.
     """
     register()
-    with _implementation(model, NAME, usable=batch.input_ids.is_cuda and _usable(model)):
+    with _implementation(model, NAME, usable=_leaves(model, batch, forward_mode=True)):
         yield
+
+
+def leaves_eager(tokens: int, *, on_gpu: bool, forward_mode: bool = False) -> bool:
+    """Return whether a pass leaves eager attention, where the model's attention exists in fused form.
+
+    Parameters
+    ----------
+    tokens
+        Padded tokens of a row.
+    on_gpu, forward_mode
+        Where the pass runs, and in which mode.
+    """
+    return on_gpu or (tokens >= LONG and not forward_mode)
 
 
 def can_be_fused(model: Any) -> bool:
@@ -43,12 +56,20 @@ def can_be_fused(model: Any) -> bool:
     Soft-capped scores (Gemma 2) do not, and some models (Falcon) have their own.
     """
     capped = getattr(model.config, "attn_logit_softcapping", None) is not None
-    chosen = getattr(model, "_can_set_attn_implementation", bool)
-    return bool(getattr(model, "_supports_sdpa", False)) and bool(chosen()) and not capped
+    return bool(getattr(model, "_supports_sdpa", False)) and _can_be_chosen(model.__class__) and not capped
 
 
-def _usable(model: Any) -> bool:
-    return getattr(model.config, "_attn_implementation", None) == "eager" and can_be_fused(model)
+@cache
+def _can_be_chosen(kind: type) -> bool:
+    # transformers reads the class's source file to answer, and every batch asks.
+    return bool(getattr(kind, "_can_set_attn_implementation", bool)())
+
+
+def _leaves(model: Any, batch: Batch, *, forward_mode: bool) -> bool:
+    if getattr(model.config, "_attn_implementation", None) != "eager":
+        return False
+    ids = batch.input_ids
+    return leaves_eager(ids.shape[1], on_gpu=ids.is_cuda, forward_mode=forward_mode) and can_be_fused(model)
 
 
 @contextmanager

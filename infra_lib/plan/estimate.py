@@ -25,7 +25,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from infra_lib.attention import LONG
+from infra_lib.attention import leaves_eager
 from infra_lib.curvature import weight_shape
 from infra_lib.curvature.fit import construction_bytes, layer_groups, partitions
 from infra_lib.curvature.labels import SAMPLED_PARTS
@@ -166,20 +166,19 @@ class Plan:
 
         The rest are met in slices (:meth:`head`). Attention is fused on a GPU and where rows are long.
         """
-        passes = passes or self.architecture.forward_backward
-        if self.machine.is_gpu or width >= LONG:
-            passes = partial(self.architecture.fused, passes=passes)
-        return passes(self.choices.attribution_dtype, rows, width, 1)
+        return self._pass(passes or self.architecture.forward_backward, rows, width)
 
     def scoring(self, rows: int, width: int, targets: int) -> Trace:
         """Return a forward-mode pass over a batch: on a GPU attention has a rule of its own.
 
         Nothing of the layers below is held where the head is met.
         """
-        passes = partial(self.architecture.scoring, targets=targets)
-        if not self.machine.is_gpu:
-            return passes(self.choices.attribution_dtype, rows, width, 1)
-        return self.pass_over(rows, width, passes)
+        return self._pass(partial(self.architecture.scoring, targets=targets), rows, width, forward_mode=True)
+
+    def _pass(self, passes: Passes, rows: int, width: int, *, forward_mode: bool = False) -> Trace:
+        if leaves_eager(width, on_gpu=self.machine.is_gpu, forward_mode=forward_mode):
+            passes = partial(self.architecture.fused, passes=passes)
+        return passes(self.choices.attribution_dtype, rows, width, 1)
 
     def head(self, *, drawn: bool = False) -> Trace:
         """Return the output head's share of attribution: slices of logits, forward and back, a token each.

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from infra_lib import style
 from infra_lib.figures import forest
@@ -286,6 +286,8 @@ def forecasts(frame: pd.DataFrame) -> Figure:
         axes.axvline(0, color=style.INK, linewidth=1)
         axes.set_title(_target_name(target))
         axes.set_xlabel("forecast (sum of scores)")
+        # Sums of scores have many digits: labels of more than a few ticks touch.
+        axes.xaxis.set_major_locator(MaxNLocator(3))
     panels[0][0].set_ylabel("change (nats per response)")
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
+from infra_lib import style
 from infra_lib.examples import Example
 from infra_lib.experiment import Run
 from infra_lib.finetune import FinetuneConfig
@@ -181,3 +184,19 @@ def test_a_constant_forecast_is_judged_by_change() -> None:
     found = groups.sign_agreement(outcomes(lambda k: (-1.0) ** k, lambda k: (-1.0) ** k), samples=100)
     assert found["agree"].tolist() == [1.0] * 3
     assert found["constant"].tolist() == [0.5] * 3
+
+
+@pytest.mark.parametrize("scale", [0.003, 7.0, 20_500.0, 4e6])
+def test_labels_of_forecasts_stand_apart(scale: float) -> None:
+    style.apply()
+    table = outcomes(lambda k: scale * (k + 1) / 8, lambda k: 1.0)
+    figure = figures.forecasts(pd.concat([table, table.assign(target="code")]))
+    figure.canvas.draw()
+    for panel in figure.axes:
+        low, high = panel.get_xlim()
+        labels = [label for label in panel.get_xticklabels() if low <= label.get_position()[0] <= high]
+        boxes = [label.get_window_extent() for label in labels]
+        assert len(boxes) >= 3
+        for one, following in itertools.pairwise(boxes):
+            assert one.x1 + 2 < following.x0, [label.get_text() for label in labels]
+    plt.close(figure)
