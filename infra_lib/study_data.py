@@ -66,8 +66,8 @@ def check_sources(study: Study, root: Path) -> None:
     Raises
     ------
     ParameterError
-        Naming the parameter: an unknown data set, a file or folder that is not there, or a training
-        set where problems with answers are needed.
+        Naming the parameter: an unknown data set, also where its revision is pinned, a file or folder
+        that is not there, or a training set where problems with answers are needed.
     """
     for split, sources in sources_of(study).items():
         parameter = "pool_sources" if split == "swap_pool" else f"{split}_sources"
@@ -81,6 +81,9 @@ def check_sources(study: Study, root: Path) -> None:
                 raise ParameterError(parameter, source, "a benchmark, which has answers to grade by")
     for source, options in study.data_options.items():
         _check_options(source, options, study)
+    for source in study.data_revisions:
+        if source not in (hosted := [name for name, entry in CATALOG.items() if entry.hub]):
+            raise unknown("data_revisions", source, hosted)
     if study.data_folder and not (root / study.data_folder).is_dir():
         raise ParameterError("data_folder", study.data_folder, "a folder that exists, or empty for the hub")
 

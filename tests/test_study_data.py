@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from infra_lib.study_data import (
     choose,
     exams_of,
     load_splits,
+    sources_of,
     without_overlap,
 )
 
@@ -119,6 +121,15 @@ def test_a_study_names_release_and_window_of_livecodebench(root) -> None:
     assert set(exams_of(ids["all"], ["livecodebench"])) == {"livecodebench"}
 
 
+def test_the_papers_study_pins_whole_commits_of_its_data(root) -> None:
+    paper = load_study(root / "notebooks" / "studies", "paper")
+    check_sources(paper, root)
+    used = {name for names in sources_of(paper).values() for name in names}
+    # No pin of OpenThoughts was found; the study's file says so.
+    assert set(paper.data_revisions) == used - {"open_thoughts"}
+    assert all(re.fullmatch("[0-9a-f]{40}", commit) for commit in paper.data_revisions.values())
+
+
 def test_a_date_in_a_study_file_is_a_date(tmp_path) -> None:
     (tmp_path / "t.yaml").write_text(
         "study: t\ntest_sources: [livecodebench]\n"
@@ -143,6 +154,8 @@ def test_problems_know_their_exam() -> None:
         ({"test_sources": ["bespoke_stratos"]}, "a benchmark, which has answers to grade by"),
         ({"data_folder": "no/such"}, "parameter data_folder is 'no/such'"),
         ({"data_options": {"gsm8k": {}}}, "among the sources: none is"),
+        ({"data_revisions": {"gsm8": "main"}}, "parameter data_revisions is 'gsm8'"),
+        ({"data_revisions": {"gsm_symbolic": "main"}}, "parameter data_revisions is 'gsm_symbolic'"),
         (contest({"release": "v9"}), "parameter data_options, livecodebench, release is 'v9'"),
         (contest({"release": ["v5"]}), "parameter data_options, livecodebench, release is ['v5']"),
         (contest({"release": ""}), "parameter data_options, livecodebench, release is ''"),
