@@ -17,6 +17,22 @@ from infra_lib.files import digest_of
 CHAT, PLAIN = "chat template of the tokenizer", "plain text"
 """The two forms, as :func:`infra_lib.models.prompt_tokens` makes them."""
 
+TURN_TOKENS = (
+    "<|im_start|>",
+    "<|start_header_id|>",
+    "<start_of_turn>",
+    "<|turn>",
+    "<|start_of_role|>",
+    "<|start|>",
+    "<|user|>",
+    "<|User|>",
+    "<｜User｜>",
+    "<|USER|>",
+    "<|START_OF_TURN_TOKEN|>",
+    "[INST]",
+)
+"""Tokens by which templates in use mark a turn: a tokenizer that has one may have been made for chats."""
+
 
 def describe_prompts(
     tokenizer: Any, examples: Sequence[Example], *, chat_template: bool | None = None
@@ -32,15 +48,18 @@ def describe_prompts(
     -------
     dict
         ``form`` (:data:`CHAT` or :data:`PLAIN`), ``template_digest`` (of the template that is used, None for
-        plain text), ``template_left_out`` (whether the tokenizer has one that is not used), ``examples``,
-        and ``with_system_text``, how many of them have text for a system turn.
+        plain text), ``template_left_out`` (whether the tokenizer has one that is not used), ``turn_tokens``
+        (of :data:`TURN_TOKENS`, those of a tokenizer that has no template), ``examples``, and
+        ``with_system_text``, how many of them have text for a system turn.
     """
     template = getattr(tokenizer, "chat_template", None)
+    known = {} if template else tokenizer.get_vocab()
     used = bool(template) if chat_template is None else chat_template
     return {
         "form": CHAT if used else PLAIN,
         "template_digest": digest_of(template) if used and template else None,
         "template_left_out": bool(template) and not used,
+        "turn_tokens": [token for token in TURN_TOKENS if token in known],
         "examples": len(examples),
         "with_system_text": sum(bool(example.system) for example in examples),
     }
@@ -54,19 +73,28 @@ def prompts_in_words(record: Mapping[str, Any]) -> str:
 
 
 def cautions(record: Mapping[str, Any]) -> list[str]:
-    """Return what to look at in a record: system text that becomes plain text, or nothing."""
-    if record["form"] == CHAT or not record["with_system_text"]:
+    """Return what to look at in a record: signs of a model tuned on chats whose template is not used.
+
+    Such are system text, which becomes plain text, and tokens that mark turns where no template uses them.
+    """
+    if record["form"] == CHAT:
         return []
     remedy = (
         "the tokenizer has one that was left out (--no-chat-template)"
         if record.get("template_left_out")
         else "put its chat_template.jinja into the model's folder"
     )
-    return [
-        f"Without a chat template the system text of {record['with_system_text']:,} of "
-        f"{record['examples']:,} examples stands before their prompt as a paragraph: right for a base model; "
-        f"for one that is tuned on chats, {remedy}."
-    ]
+    signs = []
+    if record["with_system_text"]:
+        signs.append(
+            f"Without a chat template the system text of {record['with_system_text']:,} of "
+            f"{record['examples']:,} examples stands before their prompt as a paragraph"
+        )
+    if marks := record.get("turn_tokens"):
+        signs.append(
+            f"The tokenizer knows {', '.join(marks)}, which mark turns of a chat, and has no template"
+        )
+    return [f"{sign}: right for a base model; for one that is tuned on chats, {remedy}." for sign in signs]
 
 
 def warn_of_cautions(record: Mapping[str, Any]) -> None:

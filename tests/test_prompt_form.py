@@ -35,7 +35,7 @@ def with_system(splits):
 
 
 def test_the_form_is_that_of_the_tokenizer_unless_it_is_asked_for(tokenizer, chatty, with_system) -> None:
-    counts = {"examples": 5, "with_system_text": 3}
+    counts = {"turn_tokens": [], "examples": 5, "with_system_text": 3}
     plain = {"form": PLAIN, "template_digest": None, "template_left_out": False, **counts}
     chat = {"form": CHAT, "template_digest": digest_of(TEMPLATE), "template_left_out": False, **counts}
     assert describe_prompts(tokenizer, with_system) == plain
@@ -46,7 +46,7 @@ def test_the_form_is_that_of_the_tokenizer_unless_it_is_asked_for(tokenizer, cha
     assert "chat_template.jinja" not in cautions(left_out)[0]
 
 
-def test_system_text_as_plain_text_is_a_caution_and_nothing_else_is(tokenizer, chatty, with_system) -> None:
+def test_system_text_as_plain_text_is_a_caution(tokenizer, chatty, with_system) -> None:
     plain = describe_prompts(tokenizer, with_system)
     assert "system text of 3 of 5 examples" in cautions(plain)[0]
     assert "chat_template.jinja" in prompts_in_words(plain)
@@ -55,6 +55,22 @@ def test_system_text_as_plain_text_is_a_caution_and_nothing_else_is(tokenizer, c
     without = describe_prompts(tokenizer, with_system[3:])
     assert cautions(without) == []
     assert prompts_in_words(without) == "Prompts are plain text, without a chat template."
+
+
+@pytest.mark.reliability(kind="bad input", title="a model tuned on chats whose template is missing")
+@pytest.mark.parametrize("special", [False, True])
+def test_tokens_that_mark_turns_without_a_template_are_a_caution(tokenizer, with_system, special) -> None:
+    lost = copy.deepcopy(tokenizer)
+    lost.add_tokens(["<|im_start|>", "<|im_end|>"], special_tokens=special)
+    record = describe_prompts(lost, with_system[3:])
+    assert record["turn_tokens"] == ["<|im_start|>"]
+    (caution,) = cautions(record)
+    assert "<|im_start|>" in caution
+    assert "put its chat_template.jinja into the model's folder" in caution
+    assert len(cautions(describe_prompts(lost, with_system))) == 2
+    lost.chat_template = TEMPLATE
+    assert describe_prompts(lost, with_system)["turn_tokens"] == []
+    assert cautions(describe_prompts(lost, with_system)) == []
 
 
 @pytest.mark.parametrize("has_template", [False, True])

@@ -154,8 +154,6 @@ def test_problems_know_their_exam() -> None:
         ({"test_sources": ["bespoke_stratos"]}, "a benchmark, which has answers to grade by"),
         ({"data_folder": "no/such"}, "parameter data_folder is 'no/such'"),
         ({"data_options": {"gsm8k": {}}}, "among the sources: none is"),
-        ({"data_revisions": {"gsm8": "main"}}, "parameter data_revisions is 'gsm8'"),
-        ({"data_revisions": {"gsm_symbolic": "main"}}, "parameter data_revisions is 'gsm_symbolic'"),
         (contest({"release": "v9"}), "parameter data_options, livecodebench, release is 'v9'"),
         (contest({"release": ["v5"]}), "parameter data_options, livecodebench, release is ['v5']"),
         (contest({"release": ""}), "parameter data_options, livecodebench, release is ''"),
@@ -169,6 +167,8 @@ def test_problems_know_their_exam() -> None:
             {"train_sources": ["gsm_symbolic"], "data_options": {"gsm_symbolic": {"seed": "1"}}},
             "the study's own sizes and seed count",
         ),
+        ({"data_revisions": {"gsm8": "main"}}, "parameter data_revisions is 'gsm8'"),
+        ({"data_revisions": {"gsm_symbolic": "main"}}, "parameter data_revisions is 'gsm_symbolic'"),
     ],
 )
 def test_bad_sources_are_named_before_anything_is_loaded(root, change, words) -> None:

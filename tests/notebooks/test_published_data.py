@@ -151,6 +151,7 @@ def test_the_form_of_prompts_is_in_the_provenance(published) -> None:
         "form": CHAT,
         "template_digest": digest_of(TEMPLATE),
         "template_left_out": False,
+        "turn_tokens": [],
         "examples": examples,
         "with_system_text": 2 * PER_DOMAIN + EXAMS["livecodebench"],
     }
