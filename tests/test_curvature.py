@@ -16,7 +16,7 @@ from infra_lib.curvature.labels import LabelSource
 from infra_lib.curvature.moments import STRIP, add_outer, add_squares, mirror
 from infra_lib.errors import DataError, ModelError, NumericalError, ParameterError
 from infra_lib.influence import check_model, precondition, target_gradient
-from infra_lib.models import batches, encode, mlp_linears
+from infra_lib.models import Encoded, batches, encode, mlp_linears
 from infra_lib.responses import token_log_probs
 
 
@@ -337,3 +337,45 @@ def test_bad_input_is_named(model, rows) -> None:
         partitions(mlp_linears(model), 10)
     with pytest.raises(NumericalError, match="not finite"):
         eigenbasis(torch.tensor([[1.0, np.nan], [np.nan, 1.0]]), "x")
+
+
+def test_kfac_is_the_fisher_where_gradients_do_not_depend_on_inputs() -> None:
+    """Its eigenvalues have the scale of EK-FAC's: a mean over examples of sums over positions, of any number.
+
+    Without the last norm, and with a head so small that every label is as likely, the gradient at the last
+    layer's output is Wᵀ(p − y): independent of the input and between positions. What KFAC supposes holds,
+    and the Fisher is known without it: mean over examples of Σ a aᵀ, times the covariance of Wᵀ(p − y).
+    """
+    vocabulary, generator = 20, torch.Generator().manual_seed(0)
+    model = tiny_qwen2(vocabulary).double()
+    model.model.norm = torch.nn.Identity()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1e-6)
+    rows = []
+    for number in range(600):
+        count = 2 + number % 11
+        ids = torch.randint(vocabulary, (count + 1,), generator=generator)
+        mask = torch.ones(count + 1, dtype=torch.bool)
+        mask[0] = False
+        rows.append(Encoded(str(number), ids, mask, ((0, 0),) * count))
+    (name,) = [name for name in mlp_linears(model) if name.endswith("layers.1.mlp.down_proj")]
+    seen: list[torch.Tensor] = []
+    handle = model.get_submodule(name).register_forward_pre_hook(
+        lambda _m, args: seen.append(args[0][0, :-1])
+    )
+    with torch.no_grad():
+        for row in rows:
+            model(row.input_ids[None])
+    handle.remove()
+    moment = sum(a.T @ a for a in seen) / len(rows)
+    head = model.lm_head.weight.detach()
+    covariance = head.T @ (torch.eye(vocabulary) / vocabulary - 1 / vocabulary**2).double() @ head
+    factors = fit_factors(model, rows, pattern=r"layers\.1\.mlp\.down_proj", progress=False)
+    layer = factors.layers[name]
+    values = factors.eigenvalues(name, "kfac").double()
+    basis = torch.kron(layer.q_out.double(), layer.q_in.double())
+    rebuilt = basis @ torch.diag(values.flatten()) @ basis.T
+    fisher = torch.kron(covariance, moment)
+    assert (rebuilt - fisher).norm() < 0.1 * fisher.norm()
+    for method in ("kfac", "ekfac"):
+        assert float(factors.eigenvalues(name, method).sum()) == pytest.approx(float(fisher.trace()), rel=0.1)
