@@ -25,17 +25,17 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard locks/*.txt)
 	$(LOCKED) -r locks/torch-cpu.txt 2>/dev/null || $(LOCKED) -r locks/torch.txt
 	$(LOCKED) --no-build-isolation -r locks/rest.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@$(BIN)/pip uninstall --quiet --yes kronfluence 2>/dev/null || true  # `make peers` brings it back
+	@$(BIN)/pip uninstall --quiet --yes kronfluence bergson 2>/dev/null || true  # `make peers` brings them back
 	$(BIN)/pip check --disable-pip-version-check
 	@touch $@
 
-# kronfluence declares torchvision, which it never imports and which would bring another torch: no dependencies.
-peers: $(PEERS)  ## Install kronfluence, which tests and benchmarks compare with
+# Both declare torchvision, which they never import and which would bring another torch: no dependencies.
+peers: $(PEERS)  ## Install kronfluence and bergson, which tests and benchmarks compare with
 $(PEERS): $(STAMP) locks/peers.txt
 	$(LOCKED) -r locks/peers.txt
 	@touch $@
 
-benchmark: setup peers  ## Measure speed and memory beside kronfluence and trak (about eight minutes)
+benchmark: setup peers  ## Measure speed and memory beside kronfluence, bergson and trak (about ten minutes)
 	$(BIN)/python -m benchmarks.attribution
 	$(BIN)/python -m benchmarks.cost
 

@@ -1,4 +1,4 @@
-"""Speed and memory of attribution, side by side with kronfluence and TRAK (`make benchmark`).
+"""Speed and memory of attribution, side by side with kronfluence, bergson and TRAK (`make benchmark`).
 
 Every measurement runs in a process of its own, on the same random model, sequences, precision,
 batches and threads; the libraries take turns, so that a busy machine hits all of them, and the
@@ -10,11 +10,15 @@ step                    what is timed
 ``fit``                 EK-FAC factors from model to disk, true Fisher, MLP linears
 ``tokens``              ours: query gradients, preconditioning and one forward-mode pass, giving token,
                         sentence and example scores of two targets. kronfluence: two per-token runs,
-                        one for each target, query gradients included
-``examples``            kronfluence's two runs for example scores (ours come with the tokens'); TRAK's
-                        features and scores of both targets, through ``trak``
-``positions``           ours: query gradients and the position reading of both targets
+                        one for each target, query gradients included; it has the position reading
+                        alone. bergson: two runs with token influence by output, the same reading as ours
+``examples``            kronfluence's and bergson's two runs for example scores (ours come with the
+                        tokens'); TRAK's features and scores of both targets, through ``trak``
+``positions``           ours: query gradients and the position reading of both targets; bergson's two
+                        runs with token influence by gradient
 ======================  ==============================================================================
+
+bergson works from files: each of its steps loads the model, which takes time and is left out of its memory.
 """
 
 from __future__ import annotations
@@ -42,21 +46,26 @@ from infra_lib.provenance import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "records" / "benchmarks" / "attribution.json"
-PEERS = ("kronfluence", "traker")
+PEERS = ("kronfluence", "bergson", "traker")
 PLAN = (
     ("infra", "fit"),
     ("kronfluence", "fit"),
+    ("bergson", "fit"),
     ("infra", "tokens"),
     ("kronfluence", "tokens"),
+    ("bergson", "tokens"),
     ("infra", "positions"),
+    ("bergson", "positions"),
     ("kronfluence", "examples"),
+    ("bergson", "examples"),
 )
 RATIOS = (
-    ("fitting factors", "fit", "fit"),
-    ("token, sentence and example scores", "tokens", "tokens"),
-    ("example scores", "tokens", "examples"),
-    ("position scores", "positions", "tokens"),
+    ("fitting factors", "fit", {"kronfluence": "fit", "bergson": "fit"}),
+    ("token, sentence and example scores", "tokens", {"kronfluence": "tokens", "bergson": "tokens"}),
+    ("example scores", "tokens", {"kronfluence": "examples", "bergson": "examples"}),
+    ("position scores", "positions", {"kronfluence": "tokens", "bergson": "positions"}),
 )
+"""What is compared: its name, our step, and the step of each peer."""
 
 
 def measure(library: str, step: str, size: str, folder: Path, threads: int) -> dict[str, Any]:
@@ -85,7 +94,7 @@ def run(
             *PLAN,
             *([("trak", "examples")] if repeat == 0 else []),
         )
-        if library != "kronfluence" or importlib.util.find_spec("kronfluence")
+        if importlib.util.find_spec({"infra": "infra_lib"}.get(library, library))
     ]
     found = []
     with tempfile.TemporaryDirectory(prefix="infra-benchmark-") as temporary:
@@ -109,59 +118,57 @@ def earlier(path: Path, sizes: Sequence[str], threads: int) -> list[dict[str, An
 
 
 def summarise(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return, per size and step, ours beside kronfluence's: the fastest repetition, the lowest peak."""
+    """Return, per size and step, ours beside each peer's: the fastest repetition, the lowest peak."""
     rows = []
     for size in dict.fromkeys(run["size"] for run in runs):
-        for label, own, other in RATIOS:
-            mine = [r for r in runs if (r["size"], r["library"], r["step"]) == (size, "infra", own)]
-            theirs = [r for r in runs if (r["size"], r["library"], r["step"]) == (size, "kronfluence", other)]
+        for label, own, others in RATIOS:
+            found = {
+                library: [r for r in runs if (r["size"], r["library"], r["step"]) == (size, library, step)]
+                for library, step in {"infra": own, **others}.items()
+            }
+            mine = found.pop("infra")
             row: dict[str, Any] = {
                 "size": size,
                 "what": label,
                 "parameters": mine[0]["parameters"],
                 "repeats": len(mine),
-                "seconds": min(r["seconds"] for r in mine),
-                "forward_seconds": min(r["forward_seconds"] for r in (*mine, *theirs)),
-                "peak_bytes": min(r["peak_bytes"] for r in mine),
+                **_best(mine),
+                "forward_seconds": min(
+                    r["forward_seconds"] for some in (mine, *found.values()) for r in some
+                ),
+                "peers": {library: _best(theirs) for library, theirs in found.items() if theirs},
             }
-            if theirs:
-                row["peer_seconds"] = min(r["seconds"] for r in theirs)
-                row["peer_peak_bytes"] = min(r["peak_bytes"] for r in theirs)
             rows.append(row)
     return rows
+
+
+def _best(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {key: min(run[key] for run in runs) for key in ("seconds", "peak_bytes")}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the summary as text."""
     lines = [
-        f"{'size':8}{'what':36}{'ours':>9}{'kronfl.':>9}{'time':>7}{'forwards':>10}"
-        f"{'ours':>9}{'kronfl.':>9}{'memory':>8}",
-        f"{'':44}{'s':>9}{'s':>9}{'ratio':>7}{'':>10}{'MiB':>9}{'MiB':>9}{'ratio':>8}",
+        f"{'size':8}{'what':36}{'library':12}{'s':>9}{'ratio':>7}{'forwards':>10}{'MiB':>9}{'ratio':>7}",
+        f"{'':56}{'':>9}{'ours/':>7}{'':>10}{'':>9}{'ours/':>7}",
     ]
     for row in rows:
-        peer = "peer_seconds" in row
-        lines.append(
-            f"{row['size']:8}{row['what']:36}{row['seconds']:9.2f}"
-            + (f"{row['peer_seconds']:9.2f}{row['seconds'] / row['peer_seconds']:7.2f}" if peer else " " * 16)
-            + f"{row['seconds'] / row['forward_seconds']:10.1f}{row['peak_bytes'] / 2**20:9.0f}"
-            + (
-                f"{row['peer_peak_bytes'] / 2**20:9.0f}{row['peak_bytes'] / row['peer_peak_bytes']:8.2f}"
-                if peer
-                else ""
+        for library, one in {"ours": row, **row["peers"]}.items():
+            lines.append(
+                f"{row['size']:8}{row['what']:36}{library:12}{one['seconds']:9.2f}"
+                f"{row['seconds'] / one['seconds']:7.2f}{one['seconds'] / row['forward_seconds']:10.1f}"
+                f"{one['peak_bytes'] / 2**20:9.0f}{row['peak_bytes'] / one['peak_bytes']:7.2f}"
             )
-        )
     return "\n".join(lines)
 
 
 def notes() -> list[str]:
     """Return what a reader of the numbers should know about the libraries that are missing."""
-    found = []
-    if importlib.util.find_spec("kronfluence") is None:
-        found.append("kronfluence is not installed (`make peers`), so nothing stands beside ours")
-    found.append(
-        "bergson is not measured: it declares torchvision, torchaudio and bitsandbytes, which nothing here "
-        "needs and which have no build beside the pinned CPU build of torch"
-    )
+    found = [
+        f"{name} is not installed (`make peers`), so it does not stand beside ours"
+        for name in ("kronfluence", "bergson")
+        if importlib.util.find_spec(name) is None
+    ]
     found.append(
         "trak runs once at each size, with 64 projected dimensions: on the CPU its projector draws its whole "
         "matrix again for each batch"

@@ -40,10 +40,12 @@ def test_quick_benchmarks_record_what_they_measured(quick) -> None:
         assert {r["library"] for r in record["runs"] if r["size"] == size} >= {"infra", "trak"}
     assert record["environment"]["versions"]["torch"]
     assert record["settings"]["threads"] == 1
-    if "kronfluence" in record["peers"]:
-        assert all(row["peer_seconds"] > 0 for row in record["summary"])
-    else:
-        assert any("kronfluence is not installed" in note for note in record["notes"])
+    for peer in ("kronfluence", "bergson"):
+        if peer in record["peers"]:
+            assert all(row["peers"][peer]["seconds"] > 0 for row in record["summary"])
+            assert all(row["peers"][peer]["peak_bytes"] > 0 for row in record["summary"])
+        else:
+            assert any(f"{peer} is not installed" in note for note in record["notes"])
     points = json.loads((quick / "records/benchmarks/cost.json").read_text(encoding="utf-8"))["points"]
     assert {p["targets"] for p in points} == {0, 1, 2, 4, 8}
 
@@ -57,8 +59,9 @@ def test_page_shows_the_record_and_its_origin(quick, tmp_path) -> None:
     assert record["started"][:10] in ratios.replace("&#45;", "-")
     for row in record["summary"]:
         assert f"{row['seconds']:.2f}" in ratios
-        if "peer_seconds" in row:
-            assert f"<strong>{row['peer_seconds'] / row['seconds']:.2f}</strong>" in ratios
+        for peer, theirs in row["peers"].items():
+            assert f"Cost beside {peer}" in ratios
+            assert f"<strong>{theirs['seconds'] / row['seconds']:.2f}</strong>" in ratios
     file_of = {
         "cost": "records/benchmarks/cost.json",
         "memory": "records/benchmarks/attribution.json",
@@ -79,8 +82,7 @@ def test_a_record_without_the_peer_says_not_available(quick, tmp_path) -> None:
     path.parent.mkdir(parents=True)
     record = json.loads((quick / "records/benchmarks/attribution.json").read_text(encoding="utf-8"))
     for row in record["summary"]:
-        row.pop("peer_seconds", None)
-        row.pop("peer_peak_bytes", None)
+        row["peers"] = {}
     path.write_text(json.dumps(record), encoding="utf-8")
     with pytest.raises(DataError, match="is missing or torn: it lists the checksums"):
         write_performance(tmp_path, tmp_path / "out")

@@ -23,7 +23,12 @@ from infra_lib.performance.shown import copied_record, read_record, shown, targe
 from infra_lib.tables import NOT_AVAILABLE, badge, escape, html_table
 
 STEPS = {"token scores": ("#0072b2", "o"), "position scores": ("#d55e00", "s"), "fitting": ("#7f7f7f", "^")}
-LIBRARIES = {"this library": ("#0072b2", "o", "-"), "kronfluence": ("#7f7f7f", "s", "--")}
+LIBRARIES = {
+    "this library": ("#0072b2", "o", "-"),
+    "kronfluence": ("#7f7f7f", "s", "--"),
+    "bergson": ("#d55e00", "^", ":"),
+}
+SCORES = "token, sentence and example scores"
 MISSING = "No benchmark is recorded here: `make benchmark` runs them and leaves their record."
 
 
@@ -34,7 +39,7 @@ def write_performance(root: Path, results: Path) -> dict[str, str]:
     fragments = {"performance_ratios": MISSING, "performance_cost": MISSING, "performance_memory": ""}
     if record := read_record(root, "benchmarks/attribution"):
         fragments["performance_ratios"] = "\n\n".join(
-            (origin(record), targets_table(record), ratio_table(record), remarks(record))
+            (origin(record), targets_table(record), *ratio_tables(record), remarks(record))
         )
         frame = memory_frame(record)
         fragments["performance_memory"] = shown(
@@ -44,7 +49,7 @@ def write_performance(root: Path, results: Path) -> dict[str, str]:
             frame,
             results=copied_record(root, results, "benchmarks/attribution"),
             alt="Peak memory above the loaded model against the number of parameters, on logarithmic axes, "
-            "for fitting factors and for scoring, this library beside kronfluence. "
+            "for fitting factors and for scoring, this library beside others. "
             + " ".join(
                 f"{r.library}, {r.step}, {r.parameters / 1e6:.1f} million parameters: {r.mebibytes:.0f} MiB."
                 for r in each_row(frame)
@@ -89,22 +94,29 @@ def origin(record: dict[str, Any]) -> str:
     )
 
 
-def ratio_table(record: dict[str, Any]) -> str:
-    """Return ours beside kronfluence's: seconds, peak memory, and their ratios."""
+def ratio_tables(record: dict[str, Any]) -> list[str]:
+    """Return a table for each peer, ours beside it; one of ours alone where no peer was there."""
+    peers = [name for name in LIBRARIES if any(name in row["peers"] for row in record["summary"])]
+    return [_ratio_table(record, peer) for peer in peers or ["kronfluence"]]
+
+
+def _ratio_table(record: dict[str, Any], peer: str) -> str:
     rows = []
     for row in record["summary"]:
-        theirs, memory = row.get("peer_seconds"), row.get("peer_peak_bytes")
+        theirs = row["peers"].get(peer)
         rows.append(
             [
                 f"{row['parameters'] / 1e6:.1f}",
-                escape(row["what"].replace("token, sentence and example scores", "all three scores")),
+                escape(row["what"].replace(SCORES, "all three scores")),
                 f"{row['seconds']:.2f}",
-                f"{theirs:.2f}" if theirs else NOT_AVAILABLE,
-                f"<strong>{theirs / row['seconds']:.2f}</strong>" if theirs else NOT_AVAILABLE,
+                f"{theirs['seconds']:.2f}" if theirs else NOT_AVAILABLE,
+                f"<strong>{theirs['seconds'] / row['seconds']:.2f}</strong>" if theirs else NOT_AVAILABLE,
                 f"{row['seconds'] / row['forward_seconds']:.1f}",
                 f"{row['peak_bytes'] / 2**20:.0f}",
-                f"{memory / 2**20:.0f}" if memory else NOT_AVAILABLE,
-                f"<strong>{row['peak_bytes'] / memory:.2f}</strong>" if memory else NOT_AVAILABLE,
+                f"{theirs['peak_bytes'] / 2**20:.0f}" if theirs else NOT_AVAILABLE,
+                f"<strong>{row['peak_bytes'] / theirs['peak_bytes']:.2f}</strong>"
+                if theirs
+                else NOT_AVAILABLE,
                 str(row["repeats"]),
             ]
         )
@@ -112,25 +124,26 @@ def ratio_table(record: dict[str, Any]) -> str:
         "million parameters",
         "what",
         "seconds",
-        "kronfluence, s",
+        f"{peer}, s",
         "times as fast",
         "in forward passes",
         "peak MiB",
-        "kronfluence, MiB",
+        f"{peer}, MiB",
         "memory ratio",
         "n",
     ]
-    return html_table(headers, rows, left=2, label="Cost beside kronfluence", stacked=True)
+    return html_table(headers, rows, left=2, label=f"Cost beside {peer}", stacked=True)
 
 
 def targets_table(record: dict[str, Any]) -> str:
     """Return what was asked of a CPU at the largest model, and what was measured."""
     largest = max(row["parameters"] for row in record["summary"])
     rows = {row["what"]: row for row in record["summary"] if row["parameters"] == largest}
-    fit, scores = rows.get("fitting factors"), rows.get("token, sentence and example scores")
-    if not fit or not scores or not fit.get("peer_seconds") or not scores.get("peer_seconds"):
+    fit, scores = rows.get("fitting factors"), rows.get(SCORES)
+    if not fit or not scores or not all("kronfluence" in row["peers"] for row in (fit, scores)):
         return ""
-    speed, share = fit["peer_seconds"] / fit["seconds"], scores["seconds"] / scores["peer_seconds"]
+    speed = fit["peers"]["kronfluence"]["seconds"] / fit["seconds"]
+    share = scores["seconds"] / scores["peers"]["kronfluence"]["seconds"]
     shown_rows = [
         target_row("times as fast as kronfluence in fitting", "1.5 or more", f"{speed:.2f}", speed >= 1.5),
         target_row(
@@ -141,7 +154,7 @@ def targets_table(record: dict[str, Any]) -> str:
         ),
     ]
     for what, row in (("fitting", fit), ("scoring", scores)):
-        memory = row["peak_bytes"] / row["peer_peak_bytes"]
+        memory = row["peak_bytes"] / row["peers"]["kronfluence"]["peak_bytes"]
         name = f"of kronfluence's peak memory, {what}"
         shown_rows.append(target_row(name, "0.50 or less", f"{memory:.2f}", memory <= 0.5))
     headers = [f"at {largest / 1e6:.1f} million parameters", "asked", "measured", ""]
@@ -151,7 +164,7 @@ def targets_table(record: dict[str, Any]) -> str:
 def whole_attribution(summary: Sequence[Mapping[str, Any]], size: str) -> tuple[float, int]:
     """Return seconds and peak bytes of ours from model to scores, at a size of a benchmark's summary."""
     rows = {row["what"]: row for row in summary if row["size"] == size}
-    both = [rows["fitting factors"], rows["token, sentence and example scores"]]
+    both = [rows["fitting factors"], rows[SCORES]]
     return sum(row["seconds"] for row in both), max(row["peak_bytes"] for row in both)
 
 
@@ -173,22 +186,21 @@ def remarks(record: dict[str, Any]) -> str:
 
 def memory_frame(record: dict[str, Any]) -> pd.DataFrame:
     """Return peak memory. Columns: library, step, parameters, mebibytes, repeats."""
-    kept = {"fitting factors": "fitting factors", "token, sentence and example scores": "scoring"}
+    kept = {"fitting factors": "fitting factors", SCORES: "scoring"}
     rows = []
     for row in record["summary"]:
         if row["what"] not in kept:
             continue
-        for library, key in (("this library", "peak_bytes"), ("kronfluence", "peer_peak_bytes")):
-            if row.get(key):
-                rows.append(
-                    {
-                        "library": library,
-                        "step": kept[row["what"]],
-                        "parameters": row["parameters"],
-                        "mebibytes": row[key] / 2**20,
-                        "repeats": row["repeats"],
-                    }
-                )
+        for library, measured in {"this library": row, **row["peers"]}.items():
+            rows.append(
+                {
+                    "library": library,
+                    "step": kept[row["what"]],
+                    "parameters": row["parameters"],
+                    "mebibytes": measured["peak_bytes"] / 2**20,
+                    "repeats": row["repeats"],
+                }
+            )
     return pd.DataFrame(rows)
 
 
