@@ -21,16 +21,17 @@ process of host memory (2 with a base frozen in bfloat16). Saving gathers the we
 host of the first process, once more in 4 bytes and once in the base's own dtype. A
 checkpoint on disk takes 12 bytes a trained parameter; two are there for a moment.
 
-Activations come on top: with gradient checkpointing about tokens × hidden × layers × 2
-(the layers' inputs in bfloat16) plus the inside of one layer; without it, about 34 × tokens
-× hidden × layers bytes in 16 bits (Korthikanti et al. 2022, arXiv 2205.05198, equation 2,
-without the attention matrix, which SDPA and flash attention never form). Logits take tokens
-× vocabulary × 2 bytes, their gradient as much again; the float32 softmax is taken in pieces
-of half a gibibyte (:mod:`infra_lib.finetune.trainer`). SDPA with packed rows forms a
-boolean mask of tokens² bytes; flash and flex attention do not.
+Activations come on top, and are traced with the training's own step
+(:mod:`infra_lib.plan.passes`): all that the layers keep, or with gradient checkpointing
+their inputs and the inside of one; the logits, and in float32 their log-softmax and its
+gradient, in pieces of half a gibibyte (:mod:`infra_lib.finetune.trainer`). Where examples
+share a batch, SDPA is given a mask: one of truth values, and one of the activations' type
+for each layer, of tokens² elements in packed rows. Flash and flex attention are given none.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from infra_lib.finetune.config import MIXED, FinetuneConfig
 
@@ -82,3 +83,14 @@ def base_bytes(config: FinetuneConfig) -> int:
     """
     frozen = config.lora_rank > 0 and config.precision in MIXED and not config.fsdp
     return 2 if frozen else 4
+
+
+def checkpoint_activations(model: Any, *, on: bool = True) -> None:
+    """Make a model compute each layer's activations again in the backward pass, or keep them again."""
+    # transformers renamed it; the old name warns and goes in version 6.
+    name = next(n for n in ("activation", "gradient") if hasattr(model, f"{n}_checkpointing_enable"))
+    if on:
+        getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
+    else:
+        getattr(model, f"{name}_checkpointing_disable")()
+        model.disable_input_require_grads()  # which the other asked for

@@ -22,7 +22,7 @@ from infra_lib.finetune.batches import Collator, MicroBatches, Rows, check_packi
 from infra_lib.finetune.checkpoints import barrier, is_main, remove_work
 from infra_lib.finetune.config import MIXED, FinetuneConfig, check_weights, process_count
 from infra_lib.finetune.lora import add_lora, merge_lora, require_peft, save_adapter
-from infra_lib.finetune.memory import base_bytes
+from infra_lib.finetune.memory import base_bytes, checkpoint_activations
 from infra_lib.finetune.store import put_in_place, read_finished, run_key
 from infra_lib.finetune.trainer import WeightedTrainer, train_quietly, trainer_arguments
 from infra_lib.models import (
@@ -194,9 +194,7 @@ def _prepare(base: str | Path, config: FinetuneConfig, device: str) -> Any:
     if config.lora_rank:
         model = add_lora(model, config)
     if config.gradient_checkpointing and not _sharded(config):
-        # transformers renamed it; the old name warns and goes in version 6.
-        name = next(n for n in ("activation", "gradient") if hasattr(model, f"{n}_checkpointing_enable"))
-        getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
+        checkpoint_activations(model)
         if config.lora_rank:
             model.enable_input_require_grads()
     return model

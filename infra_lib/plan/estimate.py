@@ -32,7 +32,6 @@ from infra_lib.curvature.labels import SAMPLED_PARTS
 from infra_lib.evaluate.generate.transformers_engine import CACHE_BYTES, cached_bytes
 from infra_lib.finetune.config import MIXED, FinetuneConfig
 from infra_lib.finetune.memory import lora_parameters, state_bytes
-from infra_lib.finetune.trainer import CHUNK_ELEMENTS
 from infra_lib.influence import sums_stay
 from infra_lib.plan.hardware import Machine, gib
 from infra_lib.plan.passes import Architecture, Passes, bytes_of
@@ -212,24 +211,15 @@ class Plan:
             state += size.parameters // self.architecture.config.num_hidden_layers * bytes_of(dtype)
         elif low:
             state += 2 * size.parameters
-        # Adapters see the inputs of their layers as all weights do, and their own products are few.
-        trained = self.architecture.training
-        found, body = (
-            trained(dtype, rows, width, head)
-            if settings.attention == "eager"
-            else self.architecture.fused(dtype, rows, width, head, passes=trained)
-            for head in (width, 1)
+        passes = partial(
+            self.architecture.training,
+            checkpointing=settings.gradient_checkpointing,
+            adapters=bool(settings.lora_rank),
         )
-        # Logits, shifted to a copy, and the gradients of both; in float32, piece by piece, their
-        # log-softmax, its gradient and what they are taken of.
-        logits = rows * width * self.architecture.config.vocab_size
-        head = 4 * logits * bytes_of(dtype) + 3 * 4 * min(logits, CHUNK_ELEMENTS)
-        activations, flops = body.peak_bytes, found.flops / (rows * width)
-        if settings.gradient_checkpointing:
-            # The inputs of all layers are kept, and the inside of one.
-            layers, hidden = self.architecture.config.num_hidden_layers, self.architecture.config.hidden_size
-            activations = activations // layers + rows * width * hidden * layers * bytes_of(dtype)
-            flops *= 4 / 3
+        if settings.attention != "eager":
+            passes = partial(self.architecture.fused, passes=passes)
+        found = passes(dtype, rows, width, width)
+        flops = found.flops / (rows * width)
         flops *= self.work.train_tokens * self.work.epochs * runs
         notes = [f"{runs} run{'s' if runs > 1 else ''}, {rows} × {width} tokens on a device"]
         notes += ["FSDP"] if settings.fsdp else []
@@ -238,11 +228,24 @@ class Plan:
         return Step(
             notebook,
             "fine-tune",
-            _resident(state + activations + head),
+            _resident(state + found.peak_bytes + self._masks(rows, width, bytes_of(dtype))),
             self.machine.seconds(flops, dtype),
             disk_bytes=runs * size.parameters * 4,
             note=", ".join(notes),
         )
+
+    def _masks(self, rows: int, width: int, element: int) -> int:
+        """Return bytes of the masks that PyTorch's attention is given where examples share a batch.
+
+        One of truth values for all layers, and for every layer one in the type of its activations, which is
+        kept for the backward pass. Flash and flex attention have none.
+        """
+        settings = self.choices.finetune
+        if settings.attention != "sdpa" or rows == 1:
+            return 0
+        layers = 1 if settings.gradient_checkpointing else self.architecture.config.num_hidden_layers
+        tokens = rows * width
+        return (tokens * tokens if settings.packing else rows * width * width) * (1 + layers * element)
 
     def pretrain(self) -> Step:
         """Return the training of the base models, on packed sequences of equal length."""

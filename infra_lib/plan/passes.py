@@ -12,6 +12,8 @@ from torch import nn
 
 from infra_lib.attention import can_be_fused
 from infra_lib.curvature import weight_shape
+from infra_lib.finetune.memory import checkpoint_activations
+from infra_lib.finetune.trainer import weighted_loss
 from infra_lib.models import linears
 from infra_lib.plan.attention import stand_in
 from infra_lib.plan.trace import Trace, Traced, meta_batch, meta_model
@@ -76,16 +78,55 @@ class Architecture:
         names = [f"{name}.weight" for name in linears(model, None)]
         return {name: model.get_parameter(name).detach() for name in names}
 
-    def training(self, dtype: torch.dtype, rows: int, width: int, head: int, *, fused: bool = False) -> Trace:
-        """Trace a forward and backward pass that trains every weight; its gradients are let go at once.
+    def training(
+        self,
+        dtype: torch.dtype,
+        rows: int,
+        width: int,
+        _head: int = 0,
+        *,
+        fused: bool = False,
+        checkpointing: bool = False,
+        adapters: bool = False,
+    ) -> Trace:
+        """Trace a training's forward pass, its own loss over all positions, and the backward pass.
 
-        They are counted with the rest of a training's state, which holds them from step to step.
+        Gradients of weights are let go at once: they are counted with the rest of a training's state, which
+        holds them from step to step.
+
+        Parameters
+        ----------
+        checkpointing
+            Activations of a layer are made again in the backward pass.
+        adapters
+            Only linear layers are trained: adapters see their inputs as the weights do, and are small.
         """
 
         def step(model: Any) -> None:
-            _differentiate(model, list(model.parameters()), rows, width, head)
+            trained = list(model.parameters())
+            if adapters:
+                model.requires_grad_(False)
+                trained = [module.weight for module in linears(model, ".*").values()]
+                for weight in trained:
+                    weight.requires_grad_(True)
+            if checkpointing:
+                checkpoint_activations(model)
+            model.train()
+            batch = meta_batch(rows, width)
 
-        return self._take(dtype, ("training", rows, width, head), step, fused=fused)
+            def loss() -> torch.Tensor:
+                logits = model(**batch.inputs, use_cache=False).logits
+                return weighted_loss(logits, batch.input_ids, torch.ones(rows, width, device="meta"))
+
+            try:
+                _differentiate(loss, trained)
+            finally:
+                model.eval()
+                if checkpointing:
+                    checkpoint_activations(model, on=False)
+                model.requires_grad_(True)
+
+        return self._take(dtype, ("training", rows, width, checkpointing, adapters), step, fused=fused)
 
     def forward_backward(
         self, dtype: torch.dtype, rows: int, width: int, head: int, *, fused: bool = False
@@ -116,7 +157,7 @@ class Architecture:
             for weight in weights:
                 weight.requires_grad_(True)
             try:
-                _differentiate(model, weights, rows, width, head)
+                _differentiate(lambda: _log_probs(model, {}, rows, width, head).sum(), weights)
             finally:
                 model.requires_grad_(True)
 
@@ -176,7 +217,7 @@ class Architecture:
         return Trace(found.peak_bytes, int(tokens * (linear + width * square)))
 
 
-def _differentiate(model: Any, weights: list[Any], rows: int, width: int, head: int) -> None:
+def _differentiate(value: Callable[[], torch.Tensor], weights: list[Any]) -> None:
     """Run forward and backward, and let go of each weight's gradient as it comes."""
 
     def drop(parameter: torch.Tensor) -> None:
@@ -184,7 +225,7 @@ def _differentiate(model: Any, weights: list[Any], rows: int, width: int, head: 
 
     hooks = [weight.register_post_accumulate_grad_hook(drop) for weight in weights]
     try:
-        torch.autograd.backward(_log_probs(model, {}, rows, width, head).sum())
+        torch.autograd.backward(value())
     finally:
         for hook in hooks:
             hook.remove()

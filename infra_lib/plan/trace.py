@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 from transformers import AutoModelForCausalLM
 
 from infra_lib.errors import ModelError
@@ -40,12 +40,15 @@ class Trace:
     flops: int
 
 
-class _Allocations(TorchDispatchMode):
-    """Follow every storage from its making to its end."""
+class _Counter(TorchDispatchMode):
+    """Follow every storage from its making to its end, and count operations as torch's own counter does.
+
+    ``FlopCounterMode`` beside it would hold on to what activation checkpointing makes again.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.now = self.peak = self.flops = 0
         self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __torch_dispatch__(
@@ -55,6 +58,8 @@ class _Allocations(TorchDispatchMode):
             if isinstance(leaf, torch.Tensor):  # made before the step: weights and inputs are not counted
                 self._seen.add(leaf.untyped_storage())
         result = function(*args, **(kwargs or {}))
+        if count := flop_registry.get(function._overloadpacket):
+            self.flops += count(*args, **(kwargs or {}), out_val=result)
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 self._follow(leaf.untyped_storage())
@@ -75,11 +80,11 @@ class _Allocations(TorchDispatchMode):
 
 def trace(step: Callable[[], Any]) -> Trace:
     """Run a step on meta tensors and return what it takes."""
-    with _Allocations() as allocations, FlopCounterMode(display=False) as counter:
+    with _Counter() as counter:
         result = step()
-    peak = allocations.peak
+    peak = counter.peak
     del result
-    return Trace(peak, counter.get_total_flops())
+    return Trace(peak, counter.flops)
 
 
 def meta_model(config: Any, dtype: torch.dtype) -> Any:
