@@ -210,7 +210,7 @@ def machine_of(study: Study, *, gpus: int = -1, memory: str | None = None, kind:
 def dry_run(root: Path, study: Study) -> list[str]:
     """Return every step with its state, its inputs and its estimated cost, without running anything."""
     from infra_lib.plan.hardware import duration, gib
-    from infra_lib.plan.report import plan_study
+    from infra_lib.plan.report import plan_study, without_passes
 
     lines: list[str] = []
     try:
@@ -224,24 +224,12 @@ def dry_run(root: Path, study: Study) -> list[str]:
         inputs = [*STAGES[stage], *stage_sources(stage, study)]
         lines.append(f"{'':24} reads   {', '.join(inputs) or 'parameters alone'}")
         if not costs.get(stage):
-            lines.append(f"{'':24} {_free(stage, study)}")
+            lines.append(f"{'':24} {without_passes(stage, study)}")
         for step in costs.get(stage, []):
             lines.append(
                 f"{'':24} {step.what}: {duration(step.seconds)}, {gib(step.peak_bytes)} a device; {step.note}"
             )
     return [*lines, *closing]
-
-
-def _free(stage: str, study: Study) -> str:
-    """Return what a stage without a step in the plan takes, or why it does nothing."""
-    switch = {"07_method": "method_examples", "09_validation": "validation_subsets"}.get(stage)
-    if switch and not getattr(study, switch):
-        return f"left out ({switch}: 0)"
-    return {
-        "01_data": "minutes on the CPU, and the download of what is not in the cache: no model passes",
-        "02_base_model": "the time of copying or downloading the weights: no model passes",
-        "06_summary": "seconds on the CPU: tables and figures of what the others found",
-    }.get(stage, "not estimated")
 
 
 def stage_sources(stage: str, study: Study) -> list[str]:

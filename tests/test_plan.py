@@ -563,12 +563,14 @@ def test_bad_input_is_named(arguments, words, root, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("study", ["small", "smoke", "smollm2", "paper"])
-def test_every_study_has_a_plan(study: str, root, monkeypatch) -> None:
+def test_every_study_has_a_plan_of_every_notebook(study: str, root, monkeypatch) -> None:
     monkeypatch.setenv("INFRA_PROJECT", str(root))
     result = CliRunner().invoke(app, ["plan", "--study", study])
     assert result.exit_code == 0, result.exception
     assert "fit factors" in result.stdout
     assert "together" in result.stdout
+    named = [line.split()[0] for line in result.stdout.splitlines()[3:] if line.startswith("  0")]
+    assert list(dict.fromkeys(named)) == list(STAGES)
 
 
 def test_the_papers_setting_fits_eight_large_devices_and_not_one_small(root) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from transformers import AutoConfig
 
 from infra_lib.errors import ModelError
+from infra_lib.layout import STAGES
 from infra_lib.plan.estimate import Choices, Plan, Step
 from infra_lib.plan.fit import fitted
 from infra_lib.plan.hardware import Machine, count, duration, gib
@@ -41,6 +43,8 @@ class StudyPlan:
         Its sizes, and every step's estimate.
     changes
         What was given up so that every step fits.
+    without
+        Of each notebook that no step belongs to: what it takes, in words.
     """
 
     study: str
@@ -49,6 +53,7 @@ class StudyPlan:
     size: Size
     steps: list[Step]
     changes: list[str]
+    without: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def peak_bytes(self) -> int:
@@ -78,11 +83,16 @@ class StudyPlan:
             f"; factors {gib(size.factor_bytes)} on disk",
             f"  {'notebook':21} {'step':12} {'memory':>10} {'time':>9} {'disk':>10}  how",
         ]
-        found += [
-            f"  {s.notebook:21} {s.what:12} {gib(s.peak_bytes):>10} {duration(s.seconds):>9}"
-            f" {gib(s.disk_bytes) if s.disk_bytes else '':>10}  {s.note}"
-            for s in self.steps
-        ]
+        rows = {
+            notebook: [f"  {notebook:21} {'–':12} {'':>10} {'':>9} {'':>10}  {words}"]
+            for notebook, words in self.without.items()
+        }
+        for s in self.steps:
+            rows.setdefault(s.notebook, []).append(
+                f"  {s.notebook:21} {s.what:12} {gib(s.peak_bytes):>10} {duration(s.seconds):>9}"
+                f" {gib(s.disk_bytes) if s.disk_bytes else '':>10}  {s.note}"
+            )
+        found += [line for notebook in sorted(rows) for line in rows[notebook]]
         found.append(
             f"  {'together':34} {gib(self.peak_bytes):>10} {duration(self.seconds):>9}"
             f" {gib(self.disk_bytes):>10}"
@@ -122,7 +132,22 @@ def plan_study(study: Study, root: Path, machine: Machine) -> StudyPlan:
         factor_bytes=int(study.factor_gib * 2**30),
         engine=study.engine,
     )
-    return plan_model(name, config, work, machine, choices, study=study.study)
+    plan = plan_model(name, config, work, machine, choices, study=study.study)
+    planned = {step.notebook for step in plan.steps}
+    without = {stage: without_passes(stage, study) for stage in STAGES if stage not in planned}
+    return replace(plan, without=without)
+
+
+def without_passes(notebook: str, study: Study) -> str:
+    """Return what a notebook without a step in the plan takes, or why it does nothing."""
+    switch = {"07_method": "method_examples", "09_validation": "validation_subsets"}.get(notebook)
+    if switch and not getattr(study, switch):
+        return f"left out ({switch}: 0)"
+    return {
+        "01_data": "minutes on the CPU, and the download of what is not in the cache: no model passes",
+        "02_base_model": "the time of copying or downloading the weights: no model passes",
+        "06_summary": "seconds on the CPU: tables and figures of what the others found",
+    }.get(notebook, "not estimated")
 
 
 def plan_model(
