@@ -25,6 +25,9 @@ from infra_lib.reading import load_table
 STUDY = "full"
 """The long study of small models; those of larger ones are :data:`.record_pages.LARGER`."""
 
+VALIDATION = f"{STUDY}-validation"
+"""The record of its validation, where that was another run than its arms'."""
+
 ARMS = "05_reweighting_arms"
 
 KEPT: Mapping[str, tuple[str, ...]] = {

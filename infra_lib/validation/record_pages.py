@@ -18,7 +18,7 @@ from infra_lib.kinds import show
 from infra_lib.kinds.influence import from_others
 from infra_lib.markup import escape
 from infra_lib.validation import figures, tables
-from infra_lib.validation.record import ARMS, STUDY, Record
+from infra_lib.validation.record import ARMS, STUDY, VALIDATION, Record
 from infra_lib.validation.report import MEAN
 
 ABSENT = "not available: the study <code>full</code> has no record here"
@@ -70,17 +70,16 @@ def fragments(root: Path, results: Path) -> dict[str, str]:
     What the record does not hold says so.
     """
     style.apply()
-    larger = {name.replace("-", "_"): _larger(root, name, results, only) for name, only in LARGER.items()}
-    if not (root / "records" / STUDY).is_dir():
-        return dict.fromkeys(PARTS, ABSENT) | larger
-    record = Record(root)
+    found = {name.replace("-", "_"): _larger(root, name, results, only) for name, only in LARGER.items()}
+    records = [Record(root, name) for name in (STUDY, VALIDATION) if (root / "records" / name).is_dir()]
     made = {"full": _validation, "full_arms": _arms, "full_claims": _claims}
-    return larger | {
-        name: f"{_badge(record, _behind(record, stage))}\n\n{made[name](record, results)}"
-        if stage in record.stages
-        else ABSENT_PART
-        for name, stage in PARTS.items()
-    }
+    for name, stage in PARTS.items():
+        record = next((record for record in records if stage in record.stages), None)
+        if record is None:
+            found[name] = ABSENT_PART if records else ABSENT
+        else:
+            found[name] = f"{_badge(record, _behind(record, stage))}\n\n{made[name](record, results)}"
+    return found
 
 
 def _larger(root: Path, name: str, results: Path, only: tuple[str, ...]) -> str:
@@ -368,7 +367,7 @@ def _badge(record: Record, stages: list[str]) -> str:
 
 def _page(record: Record, usual: str) -> str:
     """Return the page that shows a figure: of a larger model, the one page that has them all."""
-    return usual if record.folder.name == STUDY else f"/{PAGE}"
+    return usual if record.folder.name in (STUDY, VALIDATION) else f"/{PAGE}"
 
 
 def _duration(hours: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import shutil
 from pathlib import Path
@@ -234,6 +235,21 @@ def test_a_long_study_is_recorded_in_parts(project) -> None:
     record.write_record(project, stages=later)
     assert record_pages.fragments(project, project / "results")["full"] != record_pages.ABSENT_PART
     assert {path: path.read_bytes() for path in before} == before, "what was recorded stays"
+
+
+def test_a_validation_of_another_run_is_a_record_of_its_own_and_shown_in_its_place(project) -> None:
+    arms, later = record.recorded_stages(["06_summary"]), record.recorded_stages(["09_validation"])
+    record.write_record(project, stages=arms)
+    folder = record.record_folder(project, f"records/{record.VALIDATION}")
+    record.write_record(project, folder=folder, stages=later)
+    shown = record_pages.fragments(project, project / "results")
+    assert "0.70 [0.60, 0.80]" in shown["full"]
+    assert f"{{build-figure}} {record.VALIDATION}/lds\n" in shown["full"]
+    assert "{build-figure} full/arms\n" in shown["full_arms"]
+    page = read_sealed(folder / "09_validation" / "provenance.json")
+    assert page["study"] == "full"
+    drawn = json.loads((project / "results" / "figures" / record.VALIDATION / "lds.json").read_text())
+    assert drawn["page"] == "/validation"
 
 
 def test_what_was_made_from_other_data_leaves_the_record(project) -> None:
