@@ -11,11 +11,11 @@ step                    what is timed
 ``tokens``              ours: query gradients, preconditioning and one forward-mode pass, giving token,
                         sentence and example scores of two targets. kronfluence: two per-token runs,
                         one for each target, query gradients included; it has the position reading
-                        alone. bergson: two runs with token influence by output, the same reading as ours
-``examples``            kronfluence's and bergson's two runs for example scores (ours come with the
+                        alone. bergson: token influence by output of both targets, the reading of ours
+``examples``            kronfluence's two runs and bergson's one for example scores (ours come with the
                         tokens'); TRAK's features and scores of both targets, through ``trak``
-``positions``           ours: query gradients and the position reading of both targets; bergson's two
-                        runs with token influence by gradient
+``positions``           ours: query gradients and the position reading of both targets; bergson's token
+                        influence by gradient of both
 ======================  ==============================================================================
 
 bergson works from files: each of its steps loads the model, which takes time and is left out of its memory.
@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -73,6 +74,7 @@ def measure(library: str, step: str, size: str, folder: Path, threads: int) -> d
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.measure", library, step, size, str(folder), str(threads)],
         cwd=ROOT,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},  # bergson would take a GPU where there is one
         capture_output=True,
         text=True,
         check=False,
@@ -169,6 +171,11 @@ def notes() -> list[str]:
         for name in ("kronfluence", "bergson")
         if importlib.util.find_spec(name) is None
     ]
+    if importlib.util.find_spec("bergson"):
+        found.append(
+            "bergson's covariances take in the prompt's positions, ours and kronfluence's those with a loss "
+            "term alone; its attention is transformers' default where the others' is eager"
+        )
     found.append(
         "trak runs once at each size, with 64 projected dimensions: on the CPU its projector draws its whole "
         "matrix again for each batch"

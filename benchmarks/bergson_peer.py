@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,14 @@ import torch
 from bergson.build import build
 from bergson.config.config import (
     DataConfig,
+    DistributedConfig,
     HessianConfig,
     IndexConfig,
     InversionConfig,
     PreprocessConfig,
     ScoreConfig,
 )
-from bergson.data import load_scores
+from bergson.data import create_index, load_gradients, load_scores
 from bergson.hessians.apply_hessian import EkfacConfig, apply_worker
 from bergson.hessians.hessian_approximations import approximate_hessians
 from bergson.score.score import score_dataset
@@ -53,7 +56,6 @@ class Bergson:
         self._folder = folder
         self._batch_tokens = batch_tokens
         self._fisher = HessianConfig(method="kfac", ev_correction=True, use_dataset_labels=empirical)
-        logging.getLogger("bergson").setLevel(logging.ERROR)
         where = folder / "model"
         if not where.is_dir():
             model.save_pretrained(where)
@@ -79,6 +81,7 @@ class Bergson:
             data=DataConfig(dataset=str(self._data(data))),
             filter_modules=NOT_MLP,
             token_batch_size=self._batch_tokens,
+            distributed=DistributedConfig(nproc_per_node=1),
             **options,
         )
 
@@ -102,42 +105,65 @@ class Bergson:
             named = {name.removeprefix("model."): value.clone() for name, value in tensors.items()}
             save_file(named, folder / "shard_0.safetensors")
 
-    def scores(self, train: str, target: str, *, reading: str = "") -> list[np.ndarray]:
-        """Return scores of saved examples on a saved target, for each example [1] or [tokens - 1].
+    def scores(self, train: str, targets: Sequence[str], *, reading: str = "") -> dict[str, list[np.ndarray]]:
+        """Return scores of saved examples on saved targets, for each example [1] or [tokens - 1].
 
-        The target's gradient is the mean over its examples; the damping is a tenth of the layer's mean
-        eigenvalue, as ours is. The last token has no score: nothing follows it.
+        A target's gradient is the mean over its examples; the damping is a tenth of the layer's mean
+        eigenvalue, as ours is. All targets are scored in one pass. The last token has no score: nothing
+        follows it.
 
         Parameters
         ----------
         reading
             Of :data:`READINGS`.
         """
-        run = f"{target}-{reading or 'examples'}"
-        query, inverse = f"{run}-query", f"{run}-inverse"
+        run = reading or "examples"
         with _quiet():
-            build(self._index(query, target), PreprocessConfig(aggregation="mean"))
-            apply = EkfacConfig(
-                hessian_method_path=str(self._folder / "factors"),
-                gradient_path=str(self._folder / query),
-                run_path=str(self._folder / inverse),
-                ev_correction=True,
-            )
-            apply_worker(0, 0, 1, apply, InversionConfig(damping_factor=0.1))
-            how = ScoreConfig(query_path=str(self._folder / inverse))
+            query = self._queries(run, targets)
+            how = ScoreConfig(query_path=str(query))
             if reading:
                 how.token_influence = reading
             index = self._index(f"{run}-scores", train, attribute_tokens=bool(reading))
             score_dataset(index, how, PreprocessConfig())
         found = load_scores(self._folder / f"{run}-scores")
-        values = np.asarray(found[:], dtype=np.float32).reshape(-1)
-        return np.split(values, found.offsets[1:-1] if reading else np.arange(1, len(values)))
+        values = np.asarray(found[:], dtype=np.float32).reshape(-1, len(targets))
+        ends = found.offsets[1:-1] if reading else np.arange(1, len(values))
+        return {name: np.split(values[:, column], ends) for column, name in enumerate(targets)}
+
+    def _queries(self, run: str, targets: Sequence[str]) -> Path:
+        """Return an index of all targets' preconditioned gradients, a row each."""
+        rows = []
+        for name in targets:
+            gradient, inverse = (self._folder / f"{run}-{name}-{what}" for what in ("query", "inverse"))
+            build(self._index(gradient.name, name), PreprocessConfig(aggregation="mean"))
+            apply = EkfacConfig(
+                hessian_method_path=str(self._folder / "factors"),
+                gradient_path=str(gradient),
+                run_path=str(inverse),
+                ev_correction=True,
+            )
+            apply_worker(0, 0, 1, apply, InversionConfig(damping_factor=0.1))
+            rows.append(load_gradients(inverse)[0])
+        sizes = json.loads((inverse / "info.json").read_text(encoding="utf-8"))["grad_sizes"]
+        both = self._folder / f"{run}-queries"
+        stored = create_index(both, len(rows), sizes, np.float32)
+        for number, row in enumerate(rows):
+            stored[number] = row
+        stored.flush()
+        shutil.copy(inverse / "processor_config.yaml", both)
+        return both
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
+    """Keep what a library says of its progress to itself: its loggers have levels of their own."""
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _dataset(rows: Sequence[Encoded]) -> Dataset:

@@ -48,7 +48,7 @@ def steps(
             other.save(name, rows)
         if step == "fit":
             return lambda: other.fit("train")
-        return lambda: {name: other.scores("train", name, reading=READINGS[step]) for name in targets}
+        return lambda: other.scores("train", list(targets), reading=READINGS[step])
     if library == "trak":
         from infra_lib.trak_scores import trak_scores
 
@@ -158,7 +158,7 @@ def main(library: str, step: str, size_name: str, folder: str, threads: str) -> 
         "seconds": time.process_time() - start,
         "wall_seconds": time.perf_counter() - wall,
         "forward_seconds": plain * size.train / min(size.train, 2 * size.batch),
-        "peak_bytes": max(0, peak() - before),
+        "peak_bytes": max(1, peak() - before),
         "parameters": parameters,
     }
     print(json.dumps(found))

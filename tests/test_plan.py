@@ -121,7 +121,6 @@ def measured(program: str, step: str, sizes: dict, *more: int) -> int:
 MEASURE = """
 import gc, json, sys
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, Qwen2Config
 from infra_lib.curvature import fit_factors
 from infra_lib.influence import position_scores, precondition, target_gradient, token_scores
@@ -171,7 +170,6 @@ USE = """
 import gc, json, sys, tempfile
 from pathlib import Path
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
 from infra_lib.evaluate.generate import Sampling, TransformersEngine, answer
@@ -381,7 +379,6 @@ METHOD_WORK = MethodWork(examples=4, responses=2, directions=9, refined=2, passe
 METHOD = """
 import gc, json, sys
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, Qwen2Config
 from infra_lib.curvature import fit_factors
 from infra_lib.examples import Example

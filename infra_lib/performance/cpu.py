@@ -29,6 +29,7 @@ LIBRARIES = {
     "bergson": ("#d55e00", "^", ":"),
 }
 SCORES = "token, sentence and example scores"
+OLD = "The recorded benchmark is of another version: <code>make benchmark</code> makes it again."
 MISSING = "No benchmark is recorded here: `make benchmark` runs them and leaves their record."
 
 
@@ -37,7 +38,10 @@ def write_performance(root: Path, results: Path) -> dict[str, str]:
     folder = results / "figures" / "performance"
     style.apply()
     fragments = {"performance_ratios": MISSING, "performance_cost": MISSING, "performance_memory": ""}
-    if record := read_record(root, "benchmarks/attribution"):
+    record = read_record(root, "benchmarks/attribution")
+    if record and not all("peers" in row for row in record["summary"]):
+        fragments["performance_ratios"] = OLD
+    elif record:
         fragments["performance_ratios"] = "\n\n".join(
             (origin(record), targets_table(record), *ratio_tables(record), remarks(record))
         )
@@ -212,6 +216,8 @@ def memory_figure(frame: pd.DataFrame) -> Figure:
     for axes, step in zip(panels[0], steps, strict=True):
         for library, (colour, marker, line) in LIBRARIES.items():
             part = frame[(frame["step"] == step) & (frame["library"] == library)]
+            if part.empty:
+                continue
             axes.plot(
                 part["parameters"] / 1e6,
                 part["mebibytes"],

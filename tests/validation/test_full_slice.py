@@ -8,13 +8,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from infra_lib.experiment import Run, train_and_evaluate
+from infra_lib.experiment import Run, run_all, train_and_evaluate
 from infra_lib.models import load_tokenizer
 from infra_lib.reweight.study_arms import response_tokens, study_arm
 from infra_lib.statistics import accuracy_by_group
 from infra_lib.study import load_study
 from infra_lib.study_data import load_splits
-from infra_lib.validation.record import ARMS, Record
+from infra_lib.validation import bench, groups
+from infra_lib.validation.record import ARMS, VALIDATION, Record
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -86,3 +87,36 @@ def test_one_run_of_the_recorded_study_made_again_agrees_with_the_record(tmp_pat
     lengths = every.pivot(index=["arm", "base_seed", "seed"], columns="id", values="n_tokens")
     assert len(lengths) == 120
     assert lengths.eq(now["n_tokens"]).mean(axis=1).idxmax() == ("flip", 0, 0)
+
+
+@pytest.mark.slow
+def test_one_group_removed_again_changes_the_targets_as_the_record_says(tmp_path) -> None:
+    """A slice of the validation: models on everything, and on everything but the group that matters most.
+
+    Another processor's arithmetic ends a little elsewhere; the change must lie in the recorded intervals, and
+    nearer to this group's record than to any other's.
+    """
+    recorded = Record(ROOT, VALIDATION).table("09_validation", "groups").query("change == 'removed'")
+    keys = ["domain", "difficulty"]
+    every = recorded.pivot(index=keys, columns="target", values="nats")
+    most = every.abs().max(axis=1).idxmax()
+    study = load_study(ROOT / "notebooks" / "studies", "full")
+    splits = load_splits(study, ROOT, progress=False).splits
+    setting = bench.open_bench(study, splits["train"], splits["target"], root=ROOT, runs=tmp_path)
+    (group,) = [
+        found
+        for found in groups.group_runs(setting)
+        if (found.domain, found.difficulty) == most and found.change == "removed"
+    ]
+    answers = run_all([*setting.runs[: study.group_seeds], *group.runs], processes=1)
+    targets = bench.form_targets(setting, answers[answers["arm"] == "validation"])
+    tokens = study.validation_tokens
+    change = (
+        targets.of_models(tokens, group.runs) - targets.of_models(tokens, setting.runs[: study.group_seeds])
+    ).mean(axis=0)
+    now = pd.Series({target: float(change @ targets.weights(target)) for target in every.columns})
+    before = recorded.set_index([*keys, "target"]).loc[most]
+    for target, nats in now.items():
+        assert before.loc[target, "low"] <= nats <= before.loc[target, "high"]
+        assert nats == pytest.approx(before.loc[target, "nats"], rel=0.25, abs=0.25)
+    assert ((every - now) ** 2).sum(axis=1).idxmin() == most
