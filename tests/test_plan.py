@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import FalconConfig, LlamaConfig, Qwen2Config
+from transformers import CTRLConfig, FalconConfig, LlamaConfig, Qwen2Config
 from typer.testing import CliRunner
 
 from benchmarks.partition import planned
@@ -26,7 +26,7 @@ from infra_lib.influence import _home_of_sums
 from infra_lib.layout import STAGES
 from infra_lib.method.sweeps import directions_of_target
 from infra_lib.plan.estimate import ALLOCATOR, Choices, Plan, Step
-from infra_lib.plan.fit import fitted
+from infra_lib.plan.fit import _next_change, fitted
 from infra_lib.plan.hardware import Machine, gpu_machine, parse_size, this_machine
 from infra_lib.plan.passes import Architecture
 from infra_lib.plan.record import compute, plans_table
@@ -192,7 +192,9 @@ def text(count, seed):
 def examples(count, length):
     prompt = length // 4
     rest = length - prompt - 1  # and the end token
-    return [Example(f"{count}-{i}", "math", text(prompt, i), text(rest, count + i)) for i in range(count)]
+    # A few tokens shorter here and there, so that batches are padded.
+    rests = [rest - i % 8 * (length > 100) for i in range(count)]
+    return [Example(f"{count}-{i}", "math", text(prompt, i), text(r, count + i)) for i, r in enumerate(rests)]
 def memory(field):
     with open("/proc/self/status") as lines:
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
@@ -249,10 +251,11 @@ def test_estimated_peaks_of_training_and_answering_lie_within_a_fifth_of_measure
     "settings",
     [
         {"precision": "bfloat16"},
-        {"lora_rank": 8},
-        {"gradient_checkpointing": True, "gradient_accumulation": 1},
-        {"packing": True, "gradient_accumulation": 1},
         {"precision": "bfloat16", "packing": True, "gradient_checkpointing": True},
+        {"precision": "bfloat16", "lora_rank": 8, "gradient_accumulation": 1},
+        {"lora_rank": 8, "gradient_checkpointing": True, "gradient_accumulation": 1},
+        {"packing": True, "gradient_accumulation": 1},
+        {"packing": True, "attention": "eager"},
     ],
     ids=lambda settings: ", ".join(settings),
 )
@@ -273,6 +276,61 @@ def test_attention_that_is_given_no_mask_is_planned_without_one() -> None:
         gradient_checkpointing=True, attention="flash_attention_2"
     )
     assert kept == pytest.approx(ALLOCATOR * tokens**2 * (1 + 4), rel=0.01)
+
+
+def test_adapters_are_planned_where_they_are_put() -> None:
+    found = Architecture(small_config())
+    every = found.adapted(("all-linear",))
+    assert len(every) == 7 * 8
+    assert found.adapted(("q_proj",)) == [(384, 384)] * 8
+    assert found.adapted(()) == []
+
+    def flops(**settings) -> int:
+        return found.training(torch.float32, 2, 128, **settings).flops
+
+    whole, kept = flops(), flops(adapters=("all-linear",))
+    # No product for the gradient of a weight, of the head, or of what the first layer's attention sees.
+    weights = sum(out * into for out, into in every) + 4096 * 384 + (384 + 2 * 128) * 384
+    assert whole - kept == pytest.approx(2 * 2 * 128 * weights, rel=1e-6)
+    assert flops(adapters=("q_proj",)) == pytest.approx(kept, rel=0.05)
+
+
+def test_a_model_that_cannot_make_activations_again_is_not_asked_to() -> None:
+    sizes = {"vocab_size": 512, "n_embd": 64, "n_layer": 2, "n_head": 4, "dff": 128}
+    config = CTRLConfig(**sizes)
+    assert not Architecture(config).checkpointable
+    asked = Choices(finetune=FinetuneConfig(gradient_checkpointing=True))
+    with pytest.raises(ParameterError, match="false for a model of CTRLConfig"):
+        Plan(Architecture(config), WORK, ON_CPU, asked).finetune(1, "03_finetune_evaluate")
+    unable = plan(small_config(), finetune=FinetuneConfig(batch_size=16, gradient_accumulation=16))
+    step = unable.finetune(1, "03_finetune_evaluate")
+    assert "gradient checkpointing" in _next_change(unable, step)[0]
+    unable.architecture.checkpointable = False
+    assert "LoRA" in _next_change(unable, step)[0]
+
+
+def test_a_part_of_a_micro_batch_counts_as_a_row_of_it() -> None:
+    def note(**settings) -> str:
+        return plan(small_config(), finetune=FinetuneConfig(**settings)).finetune(1, "03").note
+
+    assert "3 × 256 tokens" in note(batch_size=10, gradient_accumulation=4)
+    assert "2 × 256 tokens" in note(batch_size=8, gradient_accumulation=4)
+
+
+def test_what_belongs_to_no_layer_is_gathered_under_fsdp_too() -> None:
+    machine = replace(gpu_machine("h100"), devices=4)
+    shared = FinetuneConfig(batch_size=16, fsdp=True, gradient_accumulation=4)
+    small, large = (
+        plan(small_config(vocab_size=size), machine, finetune=shared) for size in (4096, 4096 + 1024)
+    )
+    gathered = [
+        p.finetune(1, "03").peak_bytes / ALLOCATOR
+        - p.architecture.training(torch.float32, 1, 256).peak_bytes
+        - 16 * p.architecture.size.parameters / 4
+        for p in (small, large)
+    ]
+    # Embeddings and the output head, four bytes a weight.
+    assert gathered[1] - gathered[0] == pytest.approx(2 * 4 * 1024 * 384, rel=0.01)
 
 
 def test_a_trace_counts_operations_as_torch_does() -> None:

@@ -66,6 +66,7 @@ def test_tokens_that_mark_turns_without_a_template_are_a_caution(tokenizer, with
     assert record["turn_tokens"] == ["<|im_start|>"]
     (caution,) = cautions(record)
     assert "<|im_start|>" in caution
+    assert "base models often share the tokenizer" in caution
     assert "put its chat_template.jinja into the model's folder" in caution
     assert len(cautions(describe_prompts(lost, with_system))) == 2
     lost.chat_template = TEMPLATE

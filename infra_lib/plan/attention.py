@@ -46,7 +46,8 @@ def _no_mask(**_options: Any) -> None:
 def _attend_reverse(
     _module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Any, **_options: Any
 ) -> tuple[Tensor, None]:
-    output: Any = _Kept.apply(query, key, value)
+    # Mixed precision rotates in float32, and attends in the type of its products.
+    output: Any = _Kept.apply(query.to(value.dtype), key.to(value.dtype), value)
     return output.transpose(1, 2).contiguous(), None
 
 

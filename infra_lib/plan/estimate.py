@@ -194,31 +194,43 @@ class Plan:
         each = 3 * 4 + (16 // SAMPLED_PARTS if drawn else 0)
         return Trace(each * held, int(6 * config.hidden_size * config.vocab_size * share))
 
-    def finetune(self, runs: int, notebook: str) -> Step:
-        """Return fine-tuning: state shared under FSDP, activations of one micro-batch."""
+    def finetune(self, runs: int, notebook: str, *, masked: bool = True) -> Step:
+        """Return fine-tuning: state shared under FSDP, activations of one micro-batch.
+
+        Parameters
+        ----------
+        masked
+            Examples of a micro-batch are of several lengths, so that attention is given a mask.
+        """
         settings, size = self.choices.finetune, self.architecture.size
         low = settings.precision in MIXED
         dtype = torch.bfloat16 if low else torch.float32
         devices = self.machine.devices
-        rows = max(1, settings.batch_size // (settings.accumulation(devices) * devices))
+        rows = -(-settings.batch_size // (settings.accumulation(devices) * devices))
         width = self.work.lengths.longest
+        targets = settings.lora_targets if settings.lora_rank else ()
         adapters = (
-            lora_parameters(self.architecture.shapes, settings.lora_rank) if settings.lora_rank else None
+            lora_parameters(self.architecture.adapted(targets), settings.lora_rank) if targets else None
         )
         state = state_bytes(size.parameters, settings, trained=adapters, processes=devices)["total"]
         if settings.fsdp:
-            # One decoder layer is gathered at a time.
-            state += size.parameters // self.architecture.config.num_hidden_layers * bytes_of(dtype)
-        elif low:
-            state += 2 * size.parameters
-        passes = partial(
+            # One decoder layer is gathered at a time, and what belongs to none.
+            layers = self.architecture.layer_parameters
+            gathered = layers // self.architecture.config.num_hidden_layers + size.parameters - layers
+            state += gathered * bytes_of(dtype)
+        passes: Passes = partial(
             self.architecture.training,
             checkpointing=settings.gradient_checkpointing,
-            adapters=bool(settings.lora_rank),
+            # FSDP hands out weights in the lower type; a base that adapters leave alone is in it already.
+            mixed=low and not settings.fsdp and not targets,
+            adapters=targets,
         )
         if settings.attention != "eager":
             passes = partial(self.architecture.fused, passes=passes)
-        found = passes(dtype, rows, width, width)
+        # Only attention without masks knows where packed examples end.
+        whole = settings.packing and settings.attention in ("eager", "sdpa")
+        shape = (1, rows * width) if whole else (rows, width)
+        found = passes(dtype, *shape, shape[1])
         flops = found.flops / (rows * width)
         flops *= self.work.train_tokens * self.work.epochs * runs
         notes = [f"{runs} run{'s' if runs > 1 else ''}, {rows} × {width} tokens on a device"]
@@ -228,7 +240,7 @@ class Plan:
         return Step(
             notebook,
             "fine-tune",
-            _resident(state + found.peak_bytes + self._masks(rows, width, bytes_of(dtype))),
+            _resident(state + found.peak_bytes + masked * self._masks(rows, width, bytes_of(dtype))),
             self.machine.seconds(flops, dtype),
             disk_bytes=runs * size.parameters * 4,
             note=", ".join(notes),
@@ -258,7 +270,7 @@ class Plan:
         )
         settings = FinetuneConfig(batch_size=work.pretrain_batch, gradient_accumulation=1)
         own = replace(self, work=packed, choices=replace(self.choices, finetune=settings))
-        one = own.finetune(1, "02_base_model")
+        one = own.finetune(1, "02_base_model", masked=False)
         count = work.pretrainings
         note = f"{count} model{'s' if count > 1 else ''}, {work.pretrain_batch} × {block} tokens on a device"
         return replace(one, what="pretrain", disk_bytes=count * one.disk_bytes, note=note)

@@ -62,7 +62,7 @@ def _next_change(plan: Plan, step: Step) -> tuple[str, Plan] | None:
         most = max(1, settings.batch_size // devices)
         if settings.accumulation(devices) < most:
             return trained("fine-tuning of one example at a time", gradient_accumulation=most)
-        if not settings.gradient_checkpointing:
+        if not settings.gradient_checkpointing and plan.architecture.checkpointable:
             return trained("gradient checkpointing", gradient_checkpointing=True)
         if not settings.fsdp and devices > 1:
             return trained(f"sharding over {devices} devices (FSDP)", fsdp=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +14,12 @@ from torch import nn
 
 from infra_lib.attention import can_be_fused
 from infra_lib.curvature import weight_shape
+from infra_lib.errors import ParameterError
 from infra_lib.finetune.memory import checkpoint_activations
 from infra_lib.finetune.trainer import weighted_loss
 from infra_lib.models import linears
 from infra_lib.plan.attention import stand_in
+from infra_lib.plan.mixed import Lowered
 from infra_lib.plan.trace import Trace, Traced, meta_batch, meta_model
 from infra_lib.refine.gauss_newton import batch_product
 
@@ -57,6 +61,12 @@ class Architecture:
         areas = sum(out * into for out, into in self.shapes)
         self.size = Size(sum(p.numel() for p in whole.parameters()), areas, len(layers), 4 * (sides + areas))
         self.fusable = can_be_fused(whole)
+        self.checkpointable = bool(getattr(whole, "supports_gradient_checkpointing", False))
+        self._linears = {name: weight_shape(module) for name, module in linears(whole, ".*").items()}
+        numbered = re.compile(r"\.\d+\.")
+        self.layer_parameters = sum(
+            weight.numel() for name, weight in whole.named_parameters() if numbered.search(name)
+        )
         self._traced: dict[torch.dtype, Traced] = {}
 
     def _take(
@@ -87,7 +97,8 @@ class Architecture:
         *,
         fused: bool = False,
         checkpointing: bool = False,
-        adapters: bool = False,
+        mixed: bool = False,
+        adapters: tuple[str, ...] = (),
     ) -> Trace:
         """Trace a training's forward pass, its own loss over all positions, and the backward pass.
 
@@ -98,35 +109,56 @@ class Architecture:
         ----------
         checkpointing
             Activations of a layer are made again in the backward pass.
+        mixed
+            The model is in float32, and ``dtype`` is what autocast multiplies in.
         adapters
-            Only linear layers are trained: adapters see their inputs as the weights do, and are small.
+            Layers that get an adapter, as ``lora_targets`` names them; nothing else is trained. An adapter
+            keeps its layer's input, which below float32 is a copy of its own; it is small itself.
+
+        Raises
+        ------
+        ParameterError
+            For checkpointing of a model that does not support it.
         """
+        if checkpointing and not self.checkpointable:
+            name = type(self.config).__name__
+            raise ParameterError(
+                "gradient_checkpointing", True, f"false for a model of {name}, which has none"
+            )
 
         def step(model: Any) -> None:
             trained = list(model.parameters())
-            if adapters:
-                model.requires_grad_(False)
-                trained = [module.weight for module in linears(model, ".*").values()]
-                for weight in trained:
-                    weight.requires_grad_(True)
-            if checkpointing:
-                checkpoint_activations(model)
-            model.train()
-            batch = meta_batch(rows, width)
-
-            def loss() -> torch.Tensor:
-                logits = model(**batch.inputs, use_cache=False).logits
-                return weighted_loss(logits, batch.input_ids, torch.ones(rows, width, device="meta"))
-
-            try:
-                _differentiate(loss, trained)
-            finally:
-                model.eval()
+            autocast = Lowered(dtype) if mixed else None
+            with ExitStack() as stack:
+                if adapters:
+                    trained = stack.enter_context(_adapters_alone(model, adapters, copied=dtype.itemsize < 4))
                 if checkpointing:
-                    checkpoint_activations(model, on=False)
-                model.requires_grad_(True)
+                    stack.callback(checkpoint_activations, model, on=False)
+                    checkpoint_activations(model)
+                stack.callback(model.eval)
+                model.train()
+                batch = meta_batch(rows, width)
+                weights = torch.ones(rows, width, device="meta")
 
-        return self._take(dtype, ("training", rows, width, checkpointing, adapters), step, fused=fused)
+                def loss() -> torch.Tensor:
+                    with autocast.forward_pass() if autocast else nullcontext():
+                        logits = model(**batch.inputs, use_cache=False).logits
+                        return weighted_loss(logits, batch.input_ids, weights)
+
+                if autocast:
+                    stack.enter_context(autocast.made_again(model))
+                _differentiate(loss, trained)
+
+        key = ("training", rows, width, checkpointing, mixed, adapters)
+        found = self._take(torch.float32 if mixed else dtype, key, step, fused=fused)
+        # The trace trains the layers themselves: a product for each weight, which adapters do without.
+        shapes = self.adapted(adapters)
+        spared = 2 * rows * width * sum(out * into for out, into in shapes)
+        return Trace(found.peak_bytes, found.flops - spared)
+
+    def adapted(self, targets: tuple[str, ...]) -> list[tuple[int, int]]:
+        """Return the (out, in) shapes of the layers that get an adapter, as ``lora_targets`` names them."""
+        return [shape for name, shape in self._linears.items() if _is_target(name, targets)]
 
     def forward_backward(
         self, dtype: torch.dtype, rows: int, width: int, head: int, *, fused: bool = False
@@ -215,6 +247,28 @@ class Architecture:
         # Without attention's matrix a batch is one row of all its tokens, with one position of logits in all.
         found = passes(dtype, 1, tokens, 1 if head == 1 else rows * head, fused=True)
         return Trace(found.peak_bytes, int(tokens * (linear + width * square)))
+
+
+def _is_target(name: str, targets: tuple[str, ...]) -> bool:
+    return targets == ("all-linear",) or any(f".{name}".endswith(f".{target}") for target in targets)
+
+
+@contextmanager
+def _adapters_alone(model: Any, targets: tuple[str, ...], *, copied: bool) -> Iterator[list[Any]]:
+    """Freeze all weights but those of layers that get an adapter, and return these."""
+    chosen = [module for name, module in linears(model, ".*").items() if _is_target(name, targets)]
+    hooks = []
+    model.requires_grad_(False)
+    for module in chosen:
+        module.weight.requires_grad_(True)
+        if copied:  # peft takes each adapter's input to its own type and back
+            hooks.append(module.register_forward_pre_hook(lambda _module, given: (given[0].clone(),)))
+    try:
+        yield [module.weight for module in chosen]
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.requires_grad_(True)
 
 
 def _differentiate(value: Callable[[], torch.Tensor], weights: list[Any]) -> None:
