@@ -92,7 +92,8 @@ def cautions(record: Mapping[str, Any]) -> list[str]:
         )
     if marks := record.get("turn_tokens"):
         signs.append(
-            f"The tokenizer knows {', '.join(marks)}, which mark turns of a chat, and has no template"
+            f"The tokenizer knows {', '.join(marks)}, which mark turns of a chat, and has no template "
+            "(base models often share the tokenizer of their chat models)"
         )
     return [f"{sign}: right for a base model; for one that is tuned on chats, {remedy}." for sign in signs]
 

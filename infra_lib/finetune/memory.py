@@ -14,8 +14,9 @@ Adam, two moments      8           8, adapters only
 So full fine-tuning takes 16 bytes a parameter in *any* precision of :data:`PRECISIONS`,
 since lower precision is mixed: it makes activations and arithmetic smaller and not the
 state. Under FSDP each process holds its share, plus one gathered decoder layer at a time and
-what belongs to none (2 bytes a parameter in bfloat16, 4 in float32). Without FSDP each process holds all of it,
-and autocast keeps a bfloat16 copy of the linear layers' weights during a step (2 bytes).
+what belongs to none (2 bytes a parameter in bfloat16, 4 in float32). Without FSDP each
+process holds all of it, and autocast keeps a bfloat16 copy of the linear layers' weights
+during a step (2 bytes).
 Before it is shared out, every process loads the base on the host: 4 bytes a parameter and
 process of host memory (2 with a base frozen in bfloat16). Saving gathers the weights on the
 host of the first process, once more in 4 bytes and once in the base's own dtype. A
