@@ -126,7 +126,23 @@ def _verdict(frame: pd.DataFrame, differences: pd.DataFrame, ceiling: pd.DataFra
         text += f" Its interval does not tell it apart from {' and '.join(unclear)}."
     if behind:
         text += f" It is clearly below {' and '.join(behind)}."
+    if at_end := [METHOD_NAMES[method] for method in held.index if _at_an_end(method, frame)]:
+        named = " and ".join(at_end)
+        text += f" Of {named} the chosen damping is the last that was tried; one beyond it may be better."
     return text
+
+
+def _at_an_end(method: str, frame: pd.DataFrame) -> bool:
+    """Return whether every half of the subsets chose the smallest, or the largest, of several dampings."""
+    own = frame[(frame["method"] == method) & (frame["target"] == MEAN)]
+    tried = own.loc[own["selection"] == "fixed", "damping"].dropna()
+    chosen = {
+        float(value)
+        for text in own.loc[own["selection"] == "held out", "dampings"]
+        for value in str(text).split(",")
+        if value.strip()
+    }
+    return tried.nunique() > 1 and len(chosen) == 1 and chosen <= {tried.min(), tried.max()}
 
 
 def brittleness_table(frame: pd.DataFrame) -> str:

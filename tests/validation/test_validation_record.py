@@ -361,6 +361,27 @@ def test_the_verdict_says_what_was_not_reached() -> None:
     assert "clearly below" in tables.verdict(lds_frame(0.3), differences_frame(-0.3), pd.DataFrame())
 
 
+@pytest.mark.parametrize(
+    ("tried", "chosen", "says"),
+    [
+        ([0.1, 1.0, 10.0], "10, 10", True),
+        ([0.1, 1.0, 10.0], "0.1, 0.1", True),
+        ([0.1, 1.0, 10.0], "1, 10", False),
+        ([0.1, 1.0, 10.0], "1, 1", False),
+        ([10.0], "10, 10", False),
+    ],
+)
+def test_a_damping_at_the_end_of_those_that_were_tried_is_said(tried, chosen, says) -> None:
+    table = lds_frame()
+    table.loc[table["selection"] == "held out", "dampings"] = ""
+    refined = table[table["method"] == "refined"]
+    others = table[table["method"] != "refined"]
+    held = refined[refined["selection"] == "held out"].assign(dampings=chosen)
+    fixed = [refined[refined["selection"] == "fixed"].assign(damping=value) for value in tried]
+    shown = tables.verdict(pd.concat([others, held, *fixed]), differences_frame(), ceiling_frame())
+    assert ("Of refined EK-FAC the chosen damping is the last that was tried" in shown) == says
+
+
 def test_the_recorded_studies_of_larger_models_are_whole_and_shown(tmp_path) -> None:
     root = Path(__file__).resolve().parents[2]
     shown = record_pages.fragments(root, tmp_path)
