@@ -115,7 +115,7 @@ def test_one_group_removed_again_changes_the_targets_as_the_record_says(tmp_path
         targets.of_models(tokens, group.runs) - targets.of_models(tokens, setting.runs[: study.group_seeds])
     ).mean(axis=0)
     now = pd.Series({target: float(change @ targets.weights(target)) for target in every.columns})
-    before = recorded.set_index([*keys, "target"]).loc[most]
+    before = recorded.set_index([*keys, "target"]).sort_index().loc[most]
     for target, nats in now.items():
         assert before.loc[target, "low"] <= nats <= before.loc[target, "high"]
         assert nats == pytest.approx(before.loc[target, "nats"], rel=0.25, abs=0.25)
