@@ -96,7 +96,7 @@ def run(
             *PLAN,
             *([("trak", "examples")] if repeat == 0 else []),
         )
-        if importlib.util.find_spec({"infra": "infra_lib"}.get(library, library))
+        if importlib.util.find_spec(_module(library))
     ]
     found = []
     with tempfile.TemporaryDirectory(prefix="infra-benchmark-") as temporary:
@@ -165,7 +165,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def notes() -> list[str]:
-    """Return what a reader of the numbers should know about the libraries that are missing."""
+    """Return what a reader of the numbers should know about the other libraries."""
     found = [
         f"{name} is not installed (`make peers`), so it does not stand beside ours"
         for name in ("kronfluence", "bergson")
@@ -233,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _module(package: str) -> str:
-    return {"traker": "trak"}.get(package, package)
+    return {"traker": "trak", "infra": "infra_lib"}.get(package, package)
 
 
 if __name__ == "__main__":

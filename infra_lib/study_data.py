@@ -81,8 +81,9 @@ def check_sources(study: Study, root: Path) -> None:
                 raise ParameterError(parameter, source, "a benchmark, which has answers to grade by")
     for source, options in study.data_options.items():
         _check_options(source, options, study)
+    hosted = [name for name, entry in CATALOG.items() if entry.hub]
     for source in study.data_revisions:
-        if source not in (hosted := [name for name, entry in CATALOG.items() if entry.hub]):
+        if source not in hosted:
             raise unknown("data_revisions", source, hosted)
     if study.data_folder and not (root / study.data_folder).is_dir():
         raise ParameterError("data_folder", study.data_folder, "a folder that exists, or empty for the hub")

@@ -69,9 +69,14 @@ def check_targets(model: Any, targets: tuple[str, ...]) -> None:
         return
     names = [name for name, module in model.named_modules() if isinstance(module, LINEAR_TYPES)]
     for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in names):
+        if not any(is_target(name, (target,)) for name in names):
             known = sorted({name.rsplit(".", 1)[-1] for name in names})
             raise ParameterError("lora_targets", target, f"all-linear, or some of {', '.join(known)}")
+
+
+def is_target(name: str, targets: tuple[str, ...]) -> bool:
+    """Return whether a linear layer of this name gets an adapter, as ``lora_targets`` names them."""
+    return targets == ("all-linear",) or any(f".{name}".endswith(f".{target}") for target in targets)
 
 
 def merge_lora(base: str | Path, adapter: Path, dtype: torch.dtype) -> Any:

@@ -160,24 +160,25 @@ class Plan:
         width = self.work.lengths.longest
         return max(1, self.choices.batch_tokens // width), width
 
-    def pass_over(self, rows: int, width: int, passes: Passes | None = None) -> Trace:
+    def pass_over(
+        self, rows: int, width: int, passes: Passes | None = None, *, forward_mode: bool = False
+    ) -> Trace:
         """Return a pass of attribution over a batch, with the logits of one position of a row.
 
         The rest are met in slices (:meth:`head`). Attention is fused on a GPU and where rows are long.
         """
-        return self._pass(passes or self.architecture.forward_backward, rows, width)
+        passes = passes or self.architecture.forward_backward
+        if leaves_eager(width, on_gpu=self.machine.is_gpu, forward_mode=forward_mode):
+            passes = partial(self.architecture.fused, passes=passes)
+        return passes(self.choices.attribution_dtype, rows, width, 1)
 
     def scoring(self, rows: int, width: int, targets: int) -> Trace:
         """Return a forward-mode pass over a batch: on a GPU attention has a rule of its own.
 
         Nothing of the layers below is held where the head is met.
         """
-        return self._pass(partial(self.architecture.scoring, targets=targets), rows, width, forward_mode=True)
-
-    def _pass(self, passes: Passes, rows: int, width: int, *, forward_mode: bool = False) -> Trace:
-        if leaves_eager(width, on_gpu=self.machine.is_gpu, forward_mode=forward_mode):
-            passes = partial(self.architecture.fused, passes=passes)
-        return passes(self.choices.attribution_dtype, rows, width, 1)
+        passes = partial(self.architecture.scoring, targets=targets)
+        return self.pass_over(rows, width, passes, forward_mode=True)
 
     def head(self, *, drawn: bool = False) -> Trace:
         """Return the output head's share of attribution: slices of logits, forward and back, a token each.

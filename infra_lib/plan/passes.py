@@ -15,6 +15,7 @@ from torch import nn
 from infra_lib.attention import can_be_fused
 from infra_lib.curvature import weight_shape
 from infra_lib.errors import ParameterError
+from infra_lib.finetune.lora import is_target
 from infra_lib.finetune.memory import checkpoint_activations
 from infra_lib.finetune.trainer import weighted_loss
 from infra_lib.models import linears
@@ -158,7 +159,7 @@ class Architecture:
 
     def adapted(self, targets: tuple[str, ...]) -> list[tuple[int, int]]:
         """Return the (out, in) shapes of the layers that get an adapter, as ``lora_targets`` names them."""
-        return [shape for name, shape in self._linears.items() if _is_target(name, targets)]
+        return [shape for name, shape in self._linears.items() if is_target(name, targets)]
 
     def forward_backward(
         self, dtype: torch.dtype, rows: int, width: int, head: int, *, fused: bool = False
@@ -249,14 +250,10 @@ class Architecture:
         return Trace(found.peak_bytes, int(tokens * (linear + width * square)))
 
 
-def _is_target(name: str, targets: tuple[str, ...]) -> bool:
-    return targets == ("all-linear",) or any(f".{name}".endswith(f".{target}") for target in targets)
-
-
 @contextmanager
 def _adapters_alone(model: Any, targets: tuple[str, ...], *, copied: bool) -> Iterator[list[Any]]:
     """Freeze all weights but those of layers that get an adapter, and return these."""
-    chosen = [module for name, module in linears(model, ".*").items() if _is_target(name, targets)]
+    chosen = [module for name, module in linears(model, ".*").items() if is_target(name, targets)]
     hooks = []
     model.requires_grad_(False)
     for module in chosen:
