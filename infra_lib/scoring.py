@@ -25,6 +25,7 @@ from infra_lib.influence import (
     target_gradient,
     token_scores,
 )
+from infra_lib.jobs import run_jobs
 from infra_lib.launched import TRAINING_SET, scores_on
 from infra_lib.models import Encoded, encode, load_model, load_tokenizer
 
@@ -185,6 +186,46 @@ def score_training_set(
         for name, before, after in zip(("factors", "directions", "scores"), times, times[1:], strict=False)
     )
     return _scored(train, encoded, tokens, positions, checks, seconds)
+
+
+def score_models(
+    model_folders: Sequence[Path],
+    train: Sequence[Example],
+    targets: Sequence[Mapping[str, Sequence[Example]]],
+    *,
+    processes: int = 1,
+    progress: bool = True,
+    **options: Any,
+) -> list[Scored]:
+    """Return :func:`score_training_set` of several models, each with targets of its own.
+
+    Parameters
+    ----------
+    processes
+        Models scored side by side, on a CPU. A device of another kind, and devices that share the work of
+        one model, take the models one after the other: a plan gives each of them the whole memory.
+    options
+        Further arguments of :func:`score_training_set`.
+
+    Raises
+    ------
+    InfraError
+        As :func:`infra_lib.jobs.run_jobs` does for workers.
+    """
+    jobs = [(folder, train, own, options) for folder, own in zip(model_folders, targets, strict=True)]
+    shared = options.get("device", "cpu") != "cpu" or options.get("devices", 1) > 1
+    if shared or min(processes, len(jobs)) < 2:
+        return [score_training_set(*job[:3], **options, progress=progress) for job in jobs]
+    # With the threads that a model scored here would have: its numbers are the same to the last bit.
+    threads = torch.get_num_threads()
+    named: dict[str, Any] = {"label": "scoring models", "progress": progress}
+    return run_jobs(_score_job, jobs, processes=processes, threads=threads, **named)
+
+
+def _score_job(
+    job: tuple[Path, Sequence[Example], Mapping[str, Sequence[Example]], dict[str, Any]],
+) -> Scored:
+    return score_training_set(*job[:3], **job[3], progress=False)
 
 
 def _scored(

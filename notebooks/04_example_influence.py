@@ -28,6 +28,7 @@ hard: list = [4, 5]  # levels that count as hard
 seed: int = 0  # seed of the sampled labels and of the bootstrap
 device: str = "cpu"  # cpu or cuda
 devices_per_run: int = 1  # devices that share the factors and the scores
+processes: int = 2  # models scored side by side on a CPU, one thread each
 bootstrap_samples: int = 2000  # resamples behind each interval
 confidence: float = 0.95  # coverage of the intervals, 0 to 1
 
@@ -38,7 +39,7 @@ from infra_lib import attributes, figures, tables
 from infra_lib.examples import from_frame
 from infra_lib.kinds import influence as kinds
 from infra_lib.kinds import sentences, show
-from infra_lib.scoring import score_training_set
+from infra_lib.scoring import score_models
 from infra_lib.stage import open_stage
 
 stage = open_stage("04_example_influence", globals())
@@ -71,24 +72,26 @@ stage.write_fragment("target_counts", tables.target_counts_markdown(counts))
 # tokens'. A backward pass gives the other reading of a token: the position that predicts it.
 
 # %%
+models = stage.read_json("03_finetune_evaluate", "models")
+results = score_models(
+    [stage.runs / record["folder"] for record in models],
+    train,
+    [solved[record["base_seed"]] for record in models],
+    damping=params.damping,
+    labels=params.factor_labels,
+    seed=params.seed,
+    device=params.device,
+    max_tokens=params.max_tokens,
+    dtype=params.attribution_dtype(),
+    batch_tokens=params.batch_tokens,
+    memory_bytes=int(params.factor_gib * 2**30),
+    targets_at_once=params.targets_at_once,
+    devices=params.devices_per_run,
+    folder=stage.workspace,
+    processes=params.processes,
+)
 scored, by_kind, by_class, texts, fits = [], [], [], [], []
-for record in stage.read_json("03_finetune_evaluate", "models"):
-    result = score_training_set(
-        stage.runs / record["folder"],
-        train,
-        solved[record["base_seed"]],
-        damping=params.damping,
-        labels=params.factor_labels,
-        seed=params.seed,
-        device=params.device,
-        max_tokens=params.max_tokens,
-        dtype=params.attribution_dtype(),
-        batch_tokens=params.batch_tokens,
-        memory_bytes=int(params.factor_gib * 2**30),
-        targets_at_once=params.targets_at_once,
-        devices=params.devices_per_run,
-        folder=stage.workspace,
-    )
+for record, result in zip(models, results, strict=True):
     base = {"base_seed": record["base_seed"]}
     scored.append(result.scores.assign(**base))
     by_kind.append(kinds.sentence_sums(train, result.encoded, result.tokens).assign(**base))

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_qwen2
 
-from infra_lib import launched
+from infra_lib import launched, scoring
 from infra_lib.distributed import launch
 from infra_lib.errors import InfraError, ParameterError
 from infra_lib.examples import read_jsonl
 from infra_lib.explorer.score import score_methods
-from infra_lib.scoring import score_training_set
+from infra_lib.models import save_model
+from infra_lib.scoring import score_models, score_training_set
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,39 @@ def test_a_training_set_is_scored_by_two_as_by_one(model_folder, train, targets,
     assert "factors" in two.seconds
     names = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("one", "two")]
     assert names[0] == names[1]
+
+
+def test_models_side_by_side_are_scored_as_one_after_the_other(
+    model_folder, tokenizer, train, targets, tmp_path
+) -> None:
+    """To the last bit, each with its own targets, in the order of the models."""
+    other = tmp_path / "other"
+    save_model(tiny_qwen2(len(tokenizer), seed=3), tokenizer, other)
+    folders, own = [model_folder, other], [targets, {"code": targets["code"]}]
+    options = {"max_tokens": 60, "progress": False}
+    alone = score_models(folders, train, own, folder=tmp_path / "alone", processes=1, **options)
+    beside = score_models(folders, train, own, folder=tmp_path / "beside", processes=2, **options)
+    for one, two in zip(alone, beside, strict=True):
+        assert one.scores.equals(two.scores)
+        for first, second in ((one.tokens, two.tokens), (one.positions, two.positions)):
+            assert list(first) == list(second)
+            for name, rows in first.items():
+                assert all(map(np.array_equal, rows, second[name]))
+        assert one.checks == two.checks
+    assert [list(result.tokens) for result in beside] == [["math", "code"], ["code"]]
+    assert not np.array_equal(beside[0].tokens["code"][0], beside[1].tokens["code"][0])
+
+
+@pytest.mark.parametrize("options", [{"device": "cuda"}, {"devices": 2}])
+def test_models_that_need_a_whole_device_are_scored_one_after_the_other(
+    train, targets, monkeypatch, options
+) -> None:
+    """The plan gives the one at work all of the memory."""
+    called = []
+    monkeypatch.setattr(scoring, "score_training_set", lambda *given, **_: called.append(given[0]))
+    monkeypatch.setattr(scoring, "run_jobs", lambda *_, **__: pytest.fail("two models at once"))
+    score_models([Path("one"), Path("two")], train, [targets] * 2, processes=2, **options)
+    assert called == [Path("one"), Path("two")]
 
 
 def test_methods_are_scored_by_two_as_by_one(model_folder, train, targets, tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 
 import pandas as pd
@@ -11,7 +12,8 @@ from benchmarks import attribution, cost
 from infra_lib.checksums import write_manifest
 from infra_lib.errors import DataError
 from infra_lib.performance import MISSING, write_performance
-from infra_lib.performance.cpu import cost_lines, cost_words
+from infra_lib.performance.cpu import OLD, cost_lines, cost_words
+from infra_lib.performance.shown import target_row
 
 
 def test_without_a_record_the_page_says_so(tmp_path) -> None:
@@ -88,6 +90,35 @@ def test_a_record_without_the_peer_says_not_available(quick, tmp_path) -> None:
         write_performance(tmp_path, tmp_path / "out")
     write_manifest(tmp_path / "records")
     assert "not available" in write_performance(tmp_path, tmp_path / "out")["performance_ratios"]
+
+
+def test_a_record_of_another_version_is_not_shown(quick, tmp_path) -> None:
+    path = tmp_path / "records" / "benchmarks" / "attribution.json"
+    path.parent.mkdir(parents=True)
+    record = json.loads((quick / "records/benchmarks/attribution.json").read_text(encoding="utf-8"))
+    for row in record["summary"]:
+        row["kronfluence"] = row.pop("peers").get("kronfluence")
+    path.write_text(json.dumps(record), encoding="utf-8")
+    write_manifest(tmp_path / "records")
+    fragments = write_performance(tmp_path, tmp_path / "out")
+    assert fragments["performance_ratios"] == OLD
+    assert fragments["performance_memory"] == ""
+
+
+@pytest.mark.parametrize(
+    ("measured", "asked", "row"),
+    [
+        (0.504, {"at_most": 0.5}, ["0.5 or less", "<strong>0.504</strong>", "missed"]),
+        (0.52, {"at_most": 0.5}, ["0.5 or less", "<strong>0.52</strong>", "missed"]),
+        (0.496, {"at_most": 0.5}, ["0.5 or less", "<strong>0.50</strong>", "met"]),
+        (1.4996, {"at_least": 1.5}, ["1.5 or more", "<strong>1.4996</strong>", "missed"]),
+        (1.5, {"at_least": 1.5}, ["1.5 or more", "<strong>1.50</strong>", "met"]),
+    ],
+)
+def test_rounding_hides_no_missed_target(measured, asked, row) -> None:
+    what, *shown, verdict = target_row("a & b", measured, **asked)
+    assert html.unescape(what) == "a & b" != what
+    assert [*shown, verdict.partition(">")[2].partition("<")[0]] == row
 
 
 def test_lines_through_costs_find_what_is_fixed_and_what_grows() -> None:

@@ -149,18 +149,12 @@ def targets_table(record: dict[str, Any]) -> str:
     speed = fit["peers"]["kronfluence"]["seconds"] / fit["seconds"]
     share = scores["seconds"] / scores["peers"]["kronfluence"]["seconds"]
     shown_rows = [
-        target_row("times as fast as kronfluence in fitting", "1.5 or more", f"{speed:.2f}", speed >= 1.5),
-        target_row(
-            "of the time of kronfluence's two per-token runs, all scores",
-            "0.70 or less",
-            f"{share:.2f}",
-            share <= 0.7,
-        ),
+        target_row("times as fast as kronfluence in fitting", speed, at_least=1.5),
+        target_row("of the time of kronfluence's two per-token runs, all scores", share, at_most=0.7),
     ]
     for what, row in (("fitting", fit), ("scoring", scores)):
         memory = row["peak_bytes"] / row["peers"]["kronfluence"]["peak_bytes"]
-        name = f"of kronfluence's peak memory, {what}"
-        shown_rows.append(target_row(name, "0.50 or less", f"{memory:.2f}", memory <= 0.5))
+        shown_rows.append(target_row(f"of kronfluence's peak memory, {what}", memory, at_most=0.5))
     headers = [f"at {largest / 1e6:.1f} million parameters", "asked", "measured", ""]
     return html_table(headers, shown_rows, left=1, label="Targets on a CPU", stacked=True)
 

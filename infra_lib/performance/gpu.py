@@ -199,33 +199,15 @@ def targets_table(frame: pd.DataFrame, record: dict[str, Any]) -> str:
     ):
         if theirs := total(frame, "1b", "kronfluence", dtype):
             speed, memory = theirs[0] / own[0], own[1] / theirs[1]
-            rows.append(
-                target_row(f"times as fast as kronfluence in {says}", "3 or more", f"{speed:.2f}", speed >= 3)
-            )
-            rows.append(
-                target_row(f"of its peak memory, {says}", "0.5 or less", f"{memory:.2f}", memory <= 0.5)
-            )
+            rows.append(target_row(f"times as fast as kronfluence in {says}", speed, at_least=3))
+            rows.append(target_row(f"of its peak memory, {says}", memory, at_most=0.5))
     share = (
         scoring["operations"] / scoring["seconds"] / record["ceilings"]["operations_per_second"]["bfloat16"]
     )
-    rows.append(
-        target_row(
-            "of the measured bfloat16 peak, forward-mode scoring",
-            "0.40 or more",
-            f"{share:.2f}",
-            share >= 0.4,
-        )
-    )
+    rows.append(target_row("of the measured bfloat16 peak, forward-mode scoring", share, at_least=0.4))
     if same is not None:
-        least = min(same["agreement"].values())
-        rows.append(
-            target_row(
-                "rank correlation of position scores, same factors, float32",
-                "0.99 or more",
-                f"{least:.4f}",
-                least >= 0.99,
-            )
-        )
+        what = "rank correlation of position scores, same factors, float32"
+        rows.append(target_row(what, min(same["agreement"].values()), at_least=0.99, digits=4))
     headers = ["at 1.03 billion parameters", "asked", "measured", ""]
     return html_table(headers, rows, left=1, label="Targets on one GPU", stacked=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -55,11 +55,34 @@ def shown(
     return numbered("performance", name)
 
 
-def target_row(what: str, asked: str, measured: str, met: bool) -> list[str]:
-    """Return a row of a table of targets: what, what was asked, what was measured, met or missed."""
+def target_row(
+    what: str,
+    measured: float,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    digits: int = 2,
+) -> list[str]:
+    """Return a row of a table of targets: what, what was asked, what was measured, met or missed.
+
+    Parameters
+    ----------
+    at_least, at_most
+        What was asked; exactly one of them.
+    digits
+        Behind the point of what was measured; more where rounding would hide on which side it lies.
+    """
+
+    def holds(value: float) -> bool:
+        return value >= at_least if at_least is not None else value <= cast("float", at_most)
+
+    met = holds(measured)
+    while holds(round(measured, digits)) != met:
+        digits += 1
+    asked = f"{at_least:g} or more" if at_least is not None else f"{at_most:g} or less"
     verdict = (
         '<span class="verdict-reproduced">met</span>'
         if met
         else '<span class="verdict-not-reproduced">missed</span>'
     )
-    return [escape(what), asked, f"<strong>{measured}</strong>", verdict]
+    return [escape(what), asked, f"<strong>{measured:.{digits}f}</strong>", verdict]
