@@ -305,8 +305,8 @@ def reweight_command(
 def plan_command(
     study: StudyName = "small",
     gpus: Annotated[
-        int, typer.Option(help="Devices that share the work; 0 plans for this machine's CPU.")
-    ] = -1,
+        int | None, typer.Option(help="Devices that share the work; 0 plans for this machine's CPU.")
+    ] = None,
     gpu_memory: Annotated[str | None, typer.Option(help="Memory of one device, such as 80GiB.")] = None,
     gpu: Annotated[str, typer.Option(help="h100, h200 or a100.")] = "h100",
     record: Annotated[

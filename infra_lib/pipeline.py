@@ -200,10 +200,20 @@ def status(root: Path, study: Study) -> list[tuple[str, str, str]]:
     return rows
 
 
-def machine_of(study: Study, *, gpus: int = -1, memory: str | None = None, kind: str = "h100") -> Machine:
-    """Return the machine to plan for: so many GPUs, or what the study's device says."""
-    if gpus > 0 or memory is not None or (gpus < 0 and study.device.startswith("cuda")):
-        return gpu_machine(kind, gpus if gpus > 0 else study.devices_per_run, memory)
+def machine_of(
+    study: Study, *, gpus: int | None = None, memory: str | None = None, kind: str = "h100"
+) -> Machine:
+    """Return the machine to plan for: so many GPUs, or what the study's device says.
+
+    Raises
+    ------
+    ParameterError
+        For a negative number of GPUs, or a memory for none.
+    """
+    if gpus == 0 and memory is not None:
+        raise ParameterError("--gpu-memory", memory, "left out with --gpus 0, which plans for the CPU")
+    if gpus or memory is not None or (gpus is None and study.device.startswith("cuda")):
+        return gpu_machine(kind, study.devices_per_run if gpus is None else gpus, memory)
     return this_machine(study.processes)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -533,7 +534,7 @@ def test_a_method_notebook_that_cannot_fit_is_refused_with_how_to_leave_it_out()
     assert (largest(whole).notebook, largest(whole).what) == ("07_method", "refine")
     tight = replace(whole.machine, memory_bytes=largest(whole).peak_bytes - 1)
     less, changes = fitted(replace(whole, machine=tight))
-    assert changes == ["attribution with 2048 tokens a batch, not 4096"]
+    assert changes == ["attribution with 2048 tokens a batch, not 4096 (batch_tokens: 2048)"]
     least = replace(less, choices=replace(less.choices, batch_tokens=work.lengths.longest))
     tight = replace(whole.machine, memory_bytes=largest(least).peak_bytes - 1)
     with pytest.raises(ParameterError, match=r"for 07_method, refine; or leave .* \(method_examples: 0\)"):
@@ -580,6 +581,46 @@ def test_what_cannot_fit_is_refused_with_what_would_hold_it() -> None:
         fitted(plan(small_config(), tiny))
 
 
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.4])
+def test_the_memory_that_a_refusal_names_holds_the_plan(share: float) -> None:
+    config = FinetuneConfig(batch_size=16)
+    roomy = plan(small_config(), finetune=config)
+    peak = max(step.peak_bytes for step in roomy.steps())
+    machine = replace(roomy.machine, memory_bytes=int(peak * share))
+    with pytest.raises(ParameterError, match=r"it must be [\d.]+ [GM]iB or more") as refused:
+        fitted(replace(roomy, machine=machine))
+    named = re.search(r"it must be ([\d.]+ [GM]iB)", str(refused.value))[1]
+    enough = replace(machine, memory_bytes=parse_size("--gpu-memory", named))
+    less, changes = fitted(replace(roomy, machine=enough))
+    assert max(step.peak_bytes for step in less.steps()) <= enough.memory_bytes
+    assert all(re.search(r"\(\w+: \w+\)$", change) for change in changes)
+
+
+def test_one_device_has_nothing_to_shard_over() -> None:
+    """As training, which refuses it there."""
+    alone, changes = fitted(plan(small_config(), gpu_machine("h100", 1), finetune=FinetuneConfig(fsdp=True)))
+    assert changes == ["fine-tuning without sharding, for which there is one device (fsdp: false)"]
+    assert not alone.choices.finetune.fsdp
+    shared, changes = fitted(plan(small_config(), gpu_machine("h100", 2), finetune=FinetuneConfig(fsdp=True)))
+    assert shared.choices.finetune.fsdp
+    assert changes == []
+
+
+def test_a_cpu_is_not_told_of_gpus() -> None:
+    cpu = replace(gpu_machine("h100"), memory_bytes=2**20, is_gpu=False)
+    with pytest.raises(ParameterError, match=r"memory of the device is .* it must be") as refused:
+        fitted(plan(small_config(), cpu))
+    assert "--gpu" not in str(refused.value)
+
+
+def test_a_study_without_arms_says_so(root, monkeypatch) -> None:
+    monkeypatch.setenv("INFRA_PROJECT", str(root))
+    result = CliRunner().invoke(app, ["plan", "--study", "smoke", "-p", "arms=[uniform]"])
+    assert result.exit_code == 0, result.exception
+    assert "not estimated" not in result.output
+    assert "nothing is trained: uniform is the only arm" in result.output
+
+
 def test_gqa_free_and_tied_models_are_planned_too() -> None:
     config = LlamaConfig(
         vocab_size=512, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4
@@ -608,6 +649,8 @@ def test_sizes_are_read(text: str, size: int) -> None:
             ["-p", "base_model=nobody/nothing", "-p", "base_seeds=[0]"],
             "nobody/nothing is not in the local cache and the hub cannot be reached",
         ),
+        (["--gpus", "-3"], "parameter --gpus is -3: it must be 1 or more"),
+        (["--gpus", "0", "--gpu-memory", "80GiB"], "left out with --gpus 0"),
     ],
 )
 def test_bad_input_is_named(arguments, words, root, monkeypatch) -> None:

@@ -98,6 +98,8 @@ class StudyPlan:
             f" {gib(self.disk_bytes):>10}"
         )
         found += [f"  so that it fits: {change}" for change in self.changes]
+        if self.changes:
+            found.append("  a run takes the study's own values: give it those in brackets (-p name=value)")
         found.append(
             f"  memory is per device; time supposes {self.machine.utilisation:.0%} of the device's peak"
             " (our choice)"
@@ -143,6 +145,8 @@ def without_passes(notebook: str, study: Study) -> str:
     switch = {"07_method": "method_examples", "09_validation": "validation_subsets"}.get(notebook)
     if switch and not getattr(study, switch):
         return f"left out ({switch}: 0)"
+    if notebook == "05_reweighting_arms" and set(study.arms) == {"uniform"}:
+        return "nothing is trained: uniform is the only arm (arms)"
     return {
         "01_data": "minutes on the CPU, and the download of what is not in the cache: no model passes",
         "02_base_model": "the time of copying or downloading the weights: no model passes",

@@ -205,13 +205,13 @@ def expected_lengths(study: Study, root: Path) -> Lengths:
         # Traces are skewed: what a cut lets through is as long as the cut.
         longest = min(cut, 4 * (prompt + response))
         return Lengths(prompt, min(response, cut - prompt), longest)
-    if any(
+    if not study.data_folder and any(
         not (s == "small_world" or s == "gsm_symbolic" or s.endswith(".jsonl")) for s in study.train_sources
     ):
         raise ParameterError(
             "expected_response_tokens",
             study.expected_response_tokens,
-            "given, and expected_prompt_tokens too, until the data are at hand",
+            "given, and expected_prompt_tokens too, until the data are at hand (data_folder)",
         )
     return _measured(study, root, cut)
 

@@ -91,7 +91,7 @@ def explain(
     """Return a hub error as one sentence that says what to do."""
     kinds = {type(e).__name__ for e in _chain(error)}
     message = " ".join(str(e) for e in _chain(error))
-    if "GatedRepoError" in kinds or "gated" in message.lower():
+    if "GatedRepoError" in kinds or re.search(r"\bgated (dataset|repo)", message, re.IGNORECASE):
         return DataError(
             name,
             "is gated: accept its terms on its page, then set HF_TOKEN to a token that may read it, "

@@ -137,5 +137,11 @@ def test_failures_of_the_hub_say_what_to_do(monkeypatch, error: Exception, messa
         hub.hub_table("a/b", config=None, split="train", revision="v7")
 
 
+def test_a_name_with_gated_in_it_is_not_gated() -> None:
+    error = raised("ConnectionError", "Couldn't reach 'a/aggregated' on the Hub")
+    said = hub.explain("a/aggregated", error, config=None, split="train", revision=None)
+    assert "cannot be reached" in str(said) or "offline mode" in str(said)
+
+
 def test_a_commit_needs_no_resolving() -> None:
     assert hub.resolve_revision("a/b", "0" * 40) == "0" * 40
