@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -313,7 +314,46 @@ def compare_arms(
     pandas.DataFrame
         arm_a, arm_b, domain, difference, low, high, p_value, p_problems, p_runs, runs, n.
     """
+    options: dict[str, Any] = {"samples": samples, "confidence": confidence, "seed": seed}
+    rows = [
+        {**names, **paired_difference(first.to_numpy(), second.to_numpy(), **options)}
+        for names, first, second in _paired(answers, pairs)
+    ]
+    compared = ["difference", "low", "high", "p_value", "p_problems", "p_runs", "runs", "n"]
+    return pd.DataFrame(rows, columns=["arm_a", "arm_b", "domain", *compared])
+
+
+def compare_arms_by_base(
+    answers: pd.DataFrame,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    samples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Compare arms as :func:`compare_arms` does, on each base by itself.
+
+    Returns
+    -------
+    pandas.DataFrame
+        arm_a, arm_b, domain, base_seed, difference, low, high (over the base's seeds, and problems), runs, n.
+    """
     rows = []
+    for base_seed, own in answers.groupby("base_seed"):
+        for names, first, second in _paired(own, pairs):
+            table = (first - second).to_numpy()
+            found, _ = crossed_bootstrap(table, samples=samples, confidence=confidence, seed=seed)
+            named = {"difference": found.mean, "low": found.low, "high": found.high}
+            counts = {"runs": found.runs, "n": found.problems}
+            rows.append({**names, "base_seed": base_seed, **named, **counts})
+    columns = ["arm_a", "arm_b", "domain", "base_seed", "difference", "low", "high", "runs", "n"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _paired(
+    answers: pd.DataFrame, pairs: Sequence[tuple[str, str]]
+) -> Iterator[tuple[dict[str, str], pd.DataFrame, pd.DataFrame]]:
+    """Yield the names of each pair and domain that is there, and the two tables [runs, problems]."""
     for domain, part in answers.groupby("domain"):
         wide = {
             # Several samples of a problem count as their mean.
@@ -323,12 +363,6 @@ def compare_arms(
             for arm, group in part.groupby("arm")
         }
         for first, second in pairs:
-            if first not in wide or second not in wide:
-                continue
-            a, b = wide[first].align(wide[second], join="inner")
-            result = paired_difference(
-                a.to_numpy(), b.to_numpy(), samples=samples, confidence=confidence, seed=seed
-            )
-            rows.append({"arm_a": first, "arm_b": second, "domain": domain, **result})
-    compared = ["difference", "low", "high", "p_value", "p_problems", "p_runs", "runs", "n"]
-    return pd.DataFrame(rows, columns=["arm_a", "arm_b", "domain", *compared])
+            if first in wide and second in wide:
+                a, b = wide[first].align(wide[second], join="inner")
+                yield {"arm_a": first, "arm_b": second, "domain": str(domain)}, a, b

@@ -535,7 +535,8 @@ def linears(model: Any, pattern: str | None) -> dict[str, nn.Module]:
         sample = ", ".join([n for n, m in model.named_modules() if isinstance(m, LINEAR_TYPES)][:4])
         wanted = f"matching {pattern!r}" if pattern else "in an MLP"
         raise ModelError(
-            f"{type(model).__name__} has no linear layer {wanted}; it has, for example: {sample or 'none'}"
+            f"{type(model).__name__} has no linear layer {wanted}; it has, for example: {sample or 'none'}; "
+            "a pattern of names chooses layers (--layers)"
         )
     return found
 

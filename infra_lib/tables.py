@@ -267,6 +267,52 @@ def differences_table(frame: pd.DataFrame) -> str:
     return table + _sizes(frame)
 
 
+def arm_levels_table(frame: pd.DataFrame) -> str:
+    """Return the accuracy of every arm by domain and difficulty.
+
+    Columns arm, domain, difficulty, mean, low, high; problems without a difficulty are left out.
+    """
+    known = frame.dropna(subset=["difficulty"])
+    levels = sorted(known["difficulty"].unique())
+    rows = []
+    for (arm, domain), part in known.groupby(["arm", "domain"], sort=False):
+        own = {row.difficulty: row for row in each_row(part)}
+        cells = [
+            interval(r.mean, r.low, r.high, digits=2) if (r := own.get(level)) else NOT_AVAILABLE
+            for level in levels
+        ]
+        rows.append([named(arm), named(domain), *cells])
+    headers = ["arm", "domain", *(f"level {level:g}" for level in levels)]
+    return html_table(headers, rows, left=2, label="Accuracy by difficulty", stacked=True)
+
+
+def base_differences_table(frame: pd.DataFrame) -> str:
+    """Return paired differences on each base by itself, and how often the bases differ in sign.
+
+    Columns as :func:`infra_lib.attributes.compare_arms_by_base` gives them.
+    """
+    if frame.empty:
+        return "This study has one arm: there is nothing to compare.\n"
+    bases = sorted(frame["base_seed"].unique())
+    rows, against = [], 0
+    for (first, second, domain), part in frame.groupby(["arm_a", "arm_b", "domain"], sort=False):
+        own = {row.base_seed: row for row in each_row(part)}
+        cells = [
+            interval(r.difference, r.low, r.high, signed=True) if (r := own.get(base)) else NOT_AVAILABLE
+            for base in bases
+        ]
+        rows.append([f"{named(first)} − {named(second)}", named(domain), *cells])
+        against += part["low"].gt(0).any() and part["high"].lt(0).any()
+    headers = ["arms", "domain", *(f"base {base}" for base in bases)]
+    table = html_table(headers, rows, left=2, label="Paired differences on each base", stacked=True)
+    words = (
+        f"In {against} of {len(rows)} differences one base lies clearly above zero and another clearly below."
+        if len(bases) > 1
+        else "There is one base."
+    )
+    return table + f'<p class="table-note">{words} Intervals draw one base\'s seeds, and the problems.</p>\n'
+
+
 def _sizes(frame: pd.DataFrame) -> str:
     """Return the line under a table that says how many runs and problems are behind each row."""
     runs, problems = (sorted(frame[column].unique()) for column in ("runs", "n"))

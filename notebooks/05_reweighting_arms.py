@@ -36,7 +36,7 @@ from functools import partial
 import pandas as pd
 
 from infra_lib import figures, tables
-from infra_lib.attributes import compare_arms
+from infra_lib.attributes import compare_arms, compare_arms_by_base
 from infra_lib.examples import from_frame
 from infra_lib.experiment import Run, run_all
 from infra_lib.models import load_tokenizer
@@ -165,6 +165,15 @@ stage.write_figure(
 
 # %%
 stage.write_fragment("differences", tables.differences_table(differences))
+
+# %% [markdown]
+# These intervals draw runs as if all were alike, whatever their base, so they hold what the seeds do more than what
+# a base does. Two bases are too few to speak of others; here is each by itself.
+
+# %%
+by_base = compare_arms_by_base(answers, compared(params.arms), **options)
+stage.write_table("differences_by_base", by_base)
+stage.write_fragment("differences_by_base", tables.base_differences_table(by_base))
 
 # %% [markdown]
 # ## Where the differences lie

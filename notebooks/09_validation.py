@@ -240,6 +240,9 @@ else:
     shown = stage.write_fragment("choice", tables.NOT_RUN)
 shown
 
+# %%
+stage.write_fragment("choice_words", tables.choice_words(choice) if on else tables.NOT_RUN)
+
 # %% [markdown]
 # ## Taking examples away
 #
@@ -265,7 +268,7 @@ if on:
         figures.removal(removed),
         data=removed,
         alt="Change of each target after training without the most and least helpful examples of each method, and without random ones.",
-        caption=f"Change of the target against models trained on everything{figures.removal_words(removed)}; {params.removal_seeds} retraining(s) each, {params.confidence:.0%} intervals over retrainings and responses.",
+        caption=f"Change of the target against models trained on everything{figures.removal_words(removed)}; {tables.drawn_over(params.removal_seeds, params.confidence)} The noise of those models is in no interval.",
     )
 else:
     shown = stage.write_fragment("removal", tables.NOT_RUN)
@@ -304,7 +307,7 @@ if changed:
         figures.groups(outcome),
         data=outcome,
         alt="Change of each target's log-likelihood after training without each group of examples, and with twice its weight, with intervals.",
-        caption=f"Change of the target after a group of training examples was removed or doubled; {params.group_seeds} retraining(s) each, {params.confidence:.0%} intervals over retrainings and responses.",
+        caption=f"Change of the target after a group of training examples was removed or doubled; {tables.drawn_over(params.group_seeds, params.confidence)}",
     )
 else:
     shown = stage.write_fragment("groups", no_groups)

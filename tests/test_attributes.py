@@ -8,6 +8,7 @@ import pytest
 
 from infra_lib.attributes import (
     compare_arms,
+    compare_arms_by_base,
     contrast,
     correct_responses,
     extreme_examples,
@@ -20,7 +21,7 @@ from infra_lib.attributes import (
 )
 from infra_lib.errors import NumericalError, ParameterError
 from infra_lib.examples import Example
-from infra_lib.tables import group_influence_table
+from infra_lib.tables import base_differences_table, group_influence_table
 
 RNG = np.random.default_rng(0)
 EXAMPLES = pd.DataFrame(
@@ -145,6 +146,27 @@ def test_arms_are_compared_on_shared_runs_and_problems_only() -> None:
     means = frame.groupby("arm")["correct"].mean()
     assert found.iloc[0]["difference"] == pytest.approx(means["flip"] - means["uniform"])
     assert (found.iloc[0]["runs"], found.iloc[0]["n"]) == (2, 30)
+
+
+def test_bases_that_disagree_are_shown_apart() -> None:
+    rows = [
+        {"arm": arm, "base_seed": base, "seed": seed, "domain": "math", "id": f"p{i}"}
+        | {"correct": (i + seed) % 4 > (1 if (arm == "flip") == (base == 0) else 2)}
+        for arm in ("uniform", "flip")
+        for base in (0, 1)
+        for seed in (0, 1, 2)
+        for i in range(40)
+    ]
+    found = compare_arms_by_base(pd.DataFrame(rows), [("flip", "uniform"), ("flip", "absent")], samples=200)
+    assert found["base_seed"].tolist() == [0, 1]
+    assert found["difference"].tolist() == pytest.approx([0.25, -0.25])
+    assert found.loc[0, "low"] > 0 > found.loc[1, "high"]
+    assert found[["runs", "n"]].to_numpy().tolist() == [[3, 40]] * 2
+    together = compare_arms(pd.DataFrame(rows), [("flip", "uniform")], samples=200)
+    assert together.loc[0, "difference"] == pytest.approx(0)
+    shown = base_differences_table(found)
+    assert "In 1 of 1 differences one base lies clearly above zero and another clearly below." in shown
+    assert "nothing to compare" in base_differences_table(found.iloc[:0])
 
 
 def test_examples_without_a_difficulty_are_a_group_of_their_own() -> None:

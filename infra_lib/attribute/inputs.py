@@ -68,7 +68,7 @@ def read_inputs(
         targets.setdefault(example.domain, []).append(row)
         texts.setdefault(example.domain, []).append(example)
     if not targets:
-        raise DataError(target, "leaves no target: none of its examples can be used")
+        raise DataError(target, f"leaves no target: none of its examples can be used{_first(skipped)}")
     kept, encoded = [], []
     for number, example, row in _usable(train, tokenizer, *rules):
         if example.domain not in targets:
@@ -84,8 +84,14 @@ def read_inputs(
         kept.append(example)
         encoded.append(row)
     if not kept:
-        raise DataError(train, "leaves no training example that can be used")
+        raise DataError(train, f"leaves no training example that can be used{_first(skipped, train)}")
     return Inputs(kept, encoded, dict(sorted(targets.items())), dict(sorted(texts.items())), skipped)
+
+
+def _first(skipped: Sequence[DataError], path: Path | None = None) -> str:
+    """Return the first thing that was skipped (of a file), as the end of a message."""
+    own = [problem for problem in skipped if path is None or str(path) in str(problem)]
+    return f"; the first of {len(own)} that were skipped: {own[0]}" if own else ""
 
 
 def _usable(

@@ -80,7 +80,7 @@ def write_performance(root: Path, results: Path) -> dict[str, str]:
             caption="Processor seconds of one thread against training tokens (two targets), with straight "
             "lines of least squares; and cost against the number of targets, in plain "
             f"forward passes over the same tokens (fastest of {frame['repeats'].max()} repetitions). "
-            f"Lines: {cost_words(cost_lines(frame))}.",
+            f"Lines: {cost_words(cost_lines(frame))}. Against targets: {target_words(frame)}.",
         )
     return fragments
 
@@ -272,6 +272,26 @@ def cost_words(lines: pd.DataFrame) -> str:
         f"(R² {r.r2:.4f}, {r.n} amounts)"
         for r in each_row(lines)
     )
+
+
+def target_words(frame: pd.DataFrame) -> str:
+    """Return straight lines through forward passes against the number of targets, in words.
+
+    Columns what, tokens, targets, forwards; of each step the amount of tokens with most numbers of targets.
+    """
+    found = []
+    for what in STEPS:
+        own = frame[(frame["what"] == what) & (frame["targets"] > 0)]
+        counts = own.groupby("tokens")["targets"].nunique()
+        if counts.empty or counts.max() < 3:
+            continue
+        points = own[own["tokens"] == counts.idxmax()]
+        line = linregress(points["targets"], points["forwards"])
+        found.append(
+            f"{what}, {line.intercept:.1f} and {line.slope:.1f} a target "
+            f"(R² {line.rvalue**2:.3f}, {len(points)} numbers of targets)"
+        )
+    return "; ".join(found) or "not measured"
 
 
 @style.drawn

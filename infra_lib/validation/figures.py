@@ -80,7 +80,8 @@ def lds(frame: pd.DataFrame, ceiling: pd.DataFrame) -> Figure:
         axes.axvline(0, color=style.INK, linewidth=0.8)
         if len(ceiling):
             top = ceiling.set_index("target").loc[target]
-            axes.axvspan(top["low"], top["high"], color="#d55e00", alpha=0.15, linewidth=0)
+            if np.isfinite(top["low"]):  # the mean of the targets has no interval
+                axes.axvspan(top["low"], top["high"], color="#d55e00", alpha=0.15, linewidth=0)
             axes.axvline(top["ceiling"], color="#d55e00", linewidth=1.5, linestyle="--")
         axes.set_title(_target_name(target))
         axes.set(xlabel="LDS", yticks=height, yticklabels=[METHOD_NAMES[m] for m in methods])

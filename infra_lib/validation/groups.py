@@ -173,7 +173,7 @@ def sign_agreement(
         their sign turned), agree (part of the changes whose log-likelihood has the sign of the forecast),
         low, high (bootstrap over groups), constant (the same for the best forecast that knows the change and
         not the group), clear (agreement among changes whose interval excludes zero), n, n_clear, spearman
-        (forecast and outcome).
+        (forecast and outcome), seeds (retrainings of each change).
     """
     turned = np.where(table["change"] == "removed", -1.0, 1.0)
     more = table.assign(
@@ -204,6 +204,7 @@ def sign_agreement(
                 "n": len(part),
                 "n_clear": int(sure.sum()),
                 "spearman": float(ranks),
+                "seeds": int(part["seeds"].max()),
             }
         )
     return pd.DataFrame(rows)

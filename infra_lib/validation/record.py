@@ -120,6 +120,7 @@ READ: Mapping[tuple[str, str], frozenset[str]] = {
     ("09_validation", "ceiling"): frozenset(
         {"target", "single", "reliability", "ceiling", "low", "high", "subsets", "repeats", "seeds"}
     ),
+    ("09_validation", "single"): frozenset({"model", "method", "target", "lds", "unit"}),
     ("09_validation", "choice"): frozenset(
         {"tokens", "responses", "balanced", "domain", "lds", "low", "high", "outcome"}
         | {"outcome_low", "outcome_high", "n"}

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from infra_lib import figures as study_figures
 from infra_lib import style
 from infra_lib import tables as study_tables
+from infra_lib.attributes import compare_arms_by_base
 from infra_lib.claims import measure_claims
 from infra_lib.drawing_functions import numbered
 from infra_lib.files import copied
@@ -29,14 +31,19 @@ SECTIONS = {
     "Differences between methods": ("differences",),
     "Noise ceiling": ("ceiling",),
     "Damping": ("dampings",),
-    "Which target can be predicted": ("choice",),
+    "Which target can be predicted": ("choice", "choice_words"),
     "Removal": ("removal",),
     "Groups removed and doubled": ("agreement", "groups", "groups_table"),
-    "Other seeds": ("brittleness",),
+    "Other seeds": ("brittleness", "single"),
 }
 """Headings of the record's part of the validation page, and what stands below each."""
 
-PARTS = {"full": "09_validation", "full_arms": ARMS, "full_claims": "06_summary"}
+PARTS = {
+    "full": "09_validation",
+    "full_agreement": "09_validation",
+    "full_arms": ARMS,
+    "full_claims": "06_summary",
+}
 """Fragments of the study ``full``, and the stage of the record that each shows."""
 
 BEHIND = {
@@ -72,7 +79,7 @@ def fragments(root: Path, results: Path) -> dict[str, str]:
     style.apply()
     found = {name.replace("-", "_"): _larger(root, name, results, only) for name, only in LARGER.items()}
     records = [Record(root, name) for name in (STUDY, VALIDATION) if (root / "records" / name).is_dir()]
-    made = {"full": _validation, "full_arms": _arms, "full_claims": _claims}
+    made = {"full": _validation, "full_agreement": _agreement, "full_arms": _arms, "full_claims": _claims}
     for name, stage in PARTS.items():
         record = next((record for record in records if stage in record.stages), None)
         if record is None:
@@ -197,11 +204,17 @@ def _arms(record: Record, results: Path) -> str:
     arms = record.table(ARMS, "arms")
     graded = record.optional(ARMS, "graded")
     place = escape(f"records/{record.folder.name}/{ARMS}/graded.parquet")
-    each = (
-        []
-        if graded is None
-        else [f"Every answer's grade, {len(graded):,} in all, is in <code>{place}</code>."]
-    )
+    differences, levels = record.table(ARMS, "differences"), record.optional(ARMS, "accuracy_by_difficulty")
+    each = []
+    if levels is not None and "difficulty" in levels:
+        each.append(folded("Accuracy of every arm by difficulty", study_tables.arm_levels_table(levels)))
+    if graded is not None:
+        pairs = list(dict.fromkeys(zip(differences["arm_a"], differences["arm_b"], strict=True)))
+        by_base = study_tables.base_differences_table(compare_arms_by_base(graded, pairs))
+        each += [
+            folded("The same differences, each base by itself", by_base),
+            f"Every answer's grade, {len(graded):,} in all, is in <code>{place}</code>.",
+        ]
     return "\n\n".join(
         [
             _shown(
@@ -217,7 +230,7 @@ def _arms(record: Record, results: Path) -> str:
             study_tables.arms_table(arms),
             folded(
                 "Every difference between arms",
-                study_tables.differences_table(record.table(ARMS, "differences")),
+                study_tables.differences_table(differences),
             ),
             *each,
         ]
@@ -248,6 +261,11 @@ def _claims_shown(record: Record, results: Path, claims: pd.DataFrame, stages: l
     return f"{drawing}\n\n{folded('Every effect in numbers, beside what the paper reports', table)}"
 
 
+def _agreement(record: Record, results: Path) -> str:
+    """Return how often forecasts of groups have the sign of what retraining does."""
+    return tables.agreement_sentence(record.table("09_validation", "group_agreement"))
+
+
 def _validation(record: Record, results: Path) -> str:
     """Return the record's part of the validation page, section by section."""
     shown = _validation_parts(record, results)
@@ -261,6 +279,8 @@ def _validation_parts(record: Record, results: Path) -> dict[str, str]:
     """Return the tables, figures and sentences that :data:`SECTIONS` names."""
     stage = "09_validation"
     lds, ceiling = record.table(stage, "lds"), record.table(stage, "ceiling")
+    # Earlier records have the mean of their targets' ends there, which is no interval.
+    ceiling.loc[ceiling["target"] == MEAN, ["low", "high"]] = np.nan
     differences = record.table(stage, "differences")
     held = lds[(lds["selection"] == "held out") & (lds["unit"] == "target")]
     each = lds[(lds["selection"] == "held out") & (lds["unit"] == "response")]
@@ -290,7 +310,8 @@ def _validation_parts(record: Record, results: Path) -> dict[str, str]:
             figures.lds(each, ceiling.iloc[:0]),
             each,
             "LDS of single responses, averaged, of each method with intervals.",
-            f"LDS of single responses, averaged, with intervals, {subsets}.",
+            f"LDS of single responses, averaged, with intervals, {subsets}. Refined directions and the noise "
+            "ceiling exist for whole targets alone.",
         ),
         "lds_table": tables.lds_table(lds),
         "ceiling": tables.ceiling_table(ceiling),
@@ -309,16 +330,21 @@ def _validation_parts(record: Record, results: Path) -> dict[str, str]:
             "LDS of EK-FAC for each choice of target.",
             f"LDS of EK-FAC by choice of target, {subsets}.",
         ),
+        "choice_words": tables.choice_words(choice),
         "removal": drawn(
             "removal",
             figures.removal(removal),
             removal,
             "Change of each target after training without the most and least helpful examples.",
-            f"Change of the target against models trained on everything{figures.removal_words(removal)}.",
+            f"Change of the target against models trained on everything{figures.removal_words(removal)}. "
+            "The noise of those models is in no interval.",
         ),
         "brittleness": folded(
             "Agreement between seeds, by method",
             tables.brittleness_table(record.table(stage, "brittleness")),
+        ),
+        "single": folded(
+            "One model, and the mean of several", tables.single_table(record.table(stage, "single"), lds)
         ),
         "agreement": tables.agreement_sentence(record.table(stage, "group_agreement")),
         "groups": drawn(

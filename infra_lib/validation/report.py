@@ -200,7 +200,7 @@ def ceiling_table(
     -------
     pandas.DataFrame
         target, single, reliability, ceiling, low, high, subsets, repeats, seeds; empty where no subset has
-        two seeds.
+        two seeds. The mean has no interval: the ends of its targets' are not its own.
     """
     params = targets.bench.params
     repeats = max(params.ceiling_seeds, params.validation_seeds)
@@ -219,7 +219,7 @@ def ceiling_table(
         for domain in targets.domains
     ]
     frame = pd.DataFrame(rows)
-    mean = frame.drop(columns="target").mean().to_dict() | {"target": MEAN}
+    mean = frame.drop(columns="target").mean().to_dict() | {"target": MEAN, "low": np.nan, "high": np.nan}
     return pd.concat([frame, pd.DataFrame([mean])], ignore_index=True).assign(seeds=params.validation_seeds)
 
 

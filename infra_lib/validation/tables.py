@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from infra_lib.frames import rows as each_row
 from infra_lib.markup import escape
 from infra_lib.style import name_of
-from infra_lib.tables import html_table, interval, p_value
-from infra_lib.validation.figures import METHOD_NAMES, group_name, in_order
+from infra_lib.tables import NOT_AVAILABLE, html_table, interval, p_value
+from infra_lib.validation.figures import METHOD_NAMES, choice_name, group_name, in_order
 from infra_lib.validation.report import MEAN
 
 NOT_RUN = "This study leaves the validation out (<code>validation_subsets: 0</code>)."
@@ -55,13 +56,58 @@ def ceiling_table(frame: pd.DataFrame) -> str:
             "mean" if row.target == MEAN else f"on {escape(name_of(row.target))}",
             f"{row.single:.2f}",
             f"{row.reliability:.2f}",
-            interval(row.ceiling, row.low, row.high, digits=2),
+            f"{row.ceiling:.2f}" if pd.isna(row.low) else interval(row.ceiling, row.low, row.high, digits=2),
             f"{row.subsets:.0f} × {row.repeats:.0f}",
         ]
         for row in each_row(frame)
     ]
     heads = ["target", "between single retrainings", "reliability", "ceiling", "subsets × seeds"]
     return html_table(heads, rows, label="Noise ceiling")
+
+
+def choice_words(frame: pd.DataFrame) -> str:
+    """Say which choice of the target is predicted best, by itself and on the outcome common to all.
+
+    Columns as :func:`infra_lib.validation.report.choice_table`. Beside the best stands the plain choice, the
+    whole of the model's own correct responses, which the notebook of influence takes.
+    """
+    lines = []
+    for domain, part in frame.groupby("domain", sort=False):
+        rows = list(each_row(part))
+        plain = [r for r in rows if r.tokens == "whole" and r.responses == "own" and not r.balanced]
+        texts = []
+        for column, what in (("lds", "its own log-likelihood"), ("outcome", "that of the final answers")):
+            best = rows[int(part[column].to_numpy().argmax())]
+            text = f"{what}: <strong>{escape(choice_name(best))}</strong>, {getattr(best, column):.2f}"
+            own = ", ".join(f"{getattr(row, column):.2f}".replace("-", "−") for row in plain)
+            texts.append(f"{text}{f' (whole response, own: {own})' if own else ''}")
+        lines.append(f"<p>Predicted best on {escape(name_of(domain))}, of {'; of '.join(texts)}.</p>")
+    return "\n".join(lines) + "\n"
+
+
+def single_table(single: pd.DataFrame, lds: pd.DataFrame) -> str:
+    """Return the LDS of models by themselves beside that of their mean: what averaging models does.
+
+    Parameters
+    ----------
+    single
+        model, method, target, lds, unit.
+    lds
+        As :func:`lds_table` takes it.
+    """
+    judged = lds[(lds["selection"] == "held out") & (lds["target"] == MEAN)]
+    held = judged.set_index(["unit", "method"])["lds"]
+    rows = []
+    for unit in UNITS:
+        mine = single[(single["unit"] == unit) & (single["target"] == MEAN)]
+        for method in in_order(mine["method"]):
+            own = mine.loc[mine["method"] == method, "lds"]
+            of_mean = held.get((unit, method), np.nan)
+            shown = [own.min(), own.mean(), own.max(), of_mean]
+            cells = [NOT_AVAILABLE if pd.isna(v) else f"{v:.2f}".replace("-", "−") for v in shown]
+            rows.append([f"LDS {UNITS[unit]}", METHOD_NAMES[method], *cells])
+    heads = ["unit", "method", "lowest model", "mean of models", "highest model", "scores averaged"]
+    return html_table(heads, rows, left=2, label="One model and several", stacked=True)
 
 
 def differences_table(frame: pd.DataFrame) -> str:
@@ -210,6 +256,20 @@ def groups_table(frame: pd.DataFrame) -> str:
     return table + note
 
 
+def drawn_over(seeds: int, confidence: float) -> str:
+    """Say of a caption's intervals how many retrainings are behind a change, and what they draw."""
+    if seeds == 1:
+        return (
+            f"one retraining for each, {confidence:.0%} intervals over responses alone: "
+            "a single training says nothing of its noise."
+        )
+    return f"{seeds} retrainings each, {confidence:.0%} intervals over retrainings and responses."
+
+
+ONCE = " Each change was trained once: the noise of training is in the outcomes and in none of the intervals."
+"""What an agreement with single retrainings must say."""
+
+
 def agreement_sentence(frame: pd.DataFrame) -> str:
     """Return how often forecasts have the sign of the outcome, in a sentence for each target.
 
@@ -227,11 +287,12 @@ def agreement_sentence(frame: pd.DataFrame) -> str:
         ranks = ", ".join(
             f"{_signed(row.spearman)} for groups {change}" for change, row in rows.items() if change != "both"
         )
+        once = "seeds" in part and part["seeds"].max() == 1
         lines.append(
             f"<p>On {escape(name_of(target))} the forecast has the sign of the outcome in "
             f"<strong>{both.agree:.0%}</strong> [{both.low:.0%}, {both.high:.0%}] of {both.n} changes "
             f"({clear}); a forecast that is the same for all groups reaches {both.constant:.0%}. Rank "
-            f"correlation of forecast and outcome: {ranks}.</p>"
+            f"correlation of forecast and outcome: {ranks}.{ONCE if once else ''}</p>"
         )
     return "\n".join(lines) + "\n"
 

@@ -139,6 +139,9 @@ def test_files_without_an_example_are_named(model_folder, files, tmp_path, file,
     with pytest.raises(DataError, match=problem) as caught:
         run(model_folder, tmp_path, tmp_path / "out", skip_bad=True)
     assert caught.value.path == path
+    if content == b"x\n":
+        assert "the first of 1 that were skipped:" in str(caught.value)
+        assert "line 1" in str(caught.value)
 
 
 @bad("infra attribute: a model without MLP linears")

@@ -150,7 +150,7 @@ def outcomes(predicted, nats) -> pd.DataFrame:
     """Return eight groups, removed and doubled, whose doubling does and is forecast to do what is given."""
     rows = [
         {"target": "math", "domain": "math", "difficulty": k, "change": change}
-        | {"predicted": sign * predicted(k), "nats": sign * nats(k), "low": -2.0, "high": 2.0}
+        | {"predicted": sign * predicted(k), "nats": sign * nats(k), "low": -2.0, "high": 2.0, "seeds": 2}
         for k in range(8)
         for change, sign in (("removed", -1), ("doubled", 1))
     ]

@@ -96,6 +96,14 @@ FRAMES = {
             for fraction in (0.1, 0.4)
         ]
     ),
+    "single": pd.DataFrame(
+        [
+            {"model": model, "method": "ekfac", "target": target, "lds": lds, "unit": unit}
+            for unit in ("target", "response")
+            for target in TARGETS
+            for model, lds in enumerate((0.41, 0.53))
+        ]
+    ),
     "brittleness": pd.DataFrame(
         [{"method": "ekfac", "target": "math", "spearman": 0.8, "lowest": 0.7, "overlap": 0.6}]
     ).assign(pairs=6, models=4),
@@ -188,7 +196,10 @@ def test_a_whole_study_becomes_a_record_and_the_record_becomes_a_page(project) -
     assert "recorded run" in badge
     assert "0.5 hours since its last start; what had finished before is not counted" in badge
     assert "2.5 hours in 5 notebooks, each since its last start" in fragments["full_claims"]
-    assert fragments["full_arms"].count("<details") == 1, "a long table is folded"
+    assert fragments["full_arms"].count("<details") == 2, "long tables are folded"
+    assert "Paired differences on each base" in fragments["full_arms"]
+    assert "There is one base." in fragments["full_arms"]
+    assert "sign of the outcome in <strong>70%</strong>" in fragments["full_agreement"]
     assert "<cores>" not in badge
     assert "0.70 [0.60, 0.80]" in verdict
     assert "clearly above gradient cosine" in verdict
@@ -206,6 +217,10 @@ def test_a_whole_study_becomes_a_record_and_the_record_becomes_a_page(project) -
         assert f"{{build-figure}} full/{name}\n" in part
         assert (project / "results" / "figures" / "full" / f"{name}.csv").is_file()
     assert "70%" in sections["Groups removed and doubled"]
+    assert "Predicted best on mathematics" in sections["Which target can be predicted"]
+    for value in ("0.41", "0.47", "0.53", "0.70"):  # lowest, mean, highest model; their scores averaged
+        assert value in sections["Other seeds"]
+    assert sections["Noise ceiling"].count("0.95 [") == 2, "the mean of the targets has no interval"
     assert "flip − uniform" in fragments["full_arms"]
     assert "there is no record" in fragments["larger"]
     assert "grade, 4 in all, is in <code>records&#47;full" in fragments["full_arms"]
