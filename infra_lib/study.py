@@ -23,7 +23,7 @@ Level = Annotated[int, Field(ge=1, le=5)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Sources = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 DataOption = Annotated[
-    str | list[str], BeforeValidator(lambda v: v.isoformat() if isinstance(v, date) else v)
+    bool | str | list[str], BeforeValidator(lambda v: v.isoformat() if isinstance(v, date) else v)
 ]
 """An option of a data set; YAML reads ``2024-08-01`` as a date."""
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]

@@ -63,6 +63,11 @@ params = stage.params
 data = load_splits(params, stage.root)
 frames = {name: to_frame(examples) for name, examples in data.splits.items()}
 stage.write_json("sources", data.reports)
+for report in data.reports:
+    if report.get("bad"):
+        print(
+            f"{report['name']}: {len(report['bad']):,} rows left out that cannot be used, the first: {report['bad'][0]}"
+        )
 for name, frame in frames.items():
     stage.write_table(name, frame)
 check_arms(params, data.splits["train"], data.splits["swap_pool"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -119,6 +120,25 @@ def test_a_study_names_release_and_window_of_livecodebench(root) -> None:
     assert ids["window"] != ids["all"]
     assert set(ids["window"]) < set(ids["all"])
     assert set(exams_of(ids["all"], ["livecodebench"])) == {"livecodebench"}
+
+
+def test_rows_that_cannot_be_used_end_a_study_unless_it_leaves_them_out(root, tmp_path) -> None:
+    shutil.copytree(root / "tests" / "fixtures" / "gsm8k", tmp_path / "gsm8k")
+    path = next(tmp_path.rglob("test.jsonl"))
+    path.write_text(path.read_text(encoding="utf-8") + '{"question": "?", "answer": "none"}\n')
+    given = {"test_sources": ["gsm8k"], "data_folder": str(tmp_path)}
+    with pytest.raises(DataError, match=r"cannot be parsed: .*; mend the row, or .*\(skip_bad\)"):
+        load_splits(study(**given), root)
+    skipping = study(**given, data_options={"gsm8k": {"skip_bad": True}})
+    check_sources(skipping, root)
+    reports = load_splits(skipping, root).reports
+    bad = next(report["bad"] for report in reports if report["name"] == "gsm8k")
+    assert len(bad) == 1
+    assert "cannot be parsed" in bad[0]
+    with pytest.raises(
+        ParameterError, match="data_options, gsm8k, skip_bad is 'yes': it must be true or false"
+    ):
+        check_sources(study(**given, data_options={"gsm8k": {"skip_bad": "yes"}}), root)
 
 
 def test_the_papers_study_pins_whole_commits_of_its_data(root) -> None:

@@ -98,7 +98,7 @@ def load(
             found = _parse(entry, item, replace(context, index=report.rows - 1), seen)
         except DataError as error:
             if not skip_bad:
-                raise
+                raise DataError(error.path, f"{error.problem}; {_REMEDY}", error.line) from None
             report.bad.append(error)
             continue
         if isinstance(found, Dropped):
@@ -112,6 +112,9 @@ def load(
     if not examples:
         raise DataError(report.origin, f"gives no example; {report}")
     return Loaded(examples, report)
+
+
+_REMEDY = "mend the row, or leave such rows out and have them listed (skip_bad)"
 
 
 # --- Checks before anything is read --------------------------------------------------------
