@@ -42,10 +42,6 @@ def exams_of(ids: Sequence[str], sources: Sequence[str]) -> list[str]:
     return [name if (name := key.partition("/")[0]) in benchmarks else others for key in ids]
 
 
-SKIP = "skip_bad"
-"""Option of every data set: leave out rows that cannot be used, and list them."""
-
-
 @dataclass(frozen=True)
 class StudyData:
     """Examples of each split, and one record per source that says what was read and left out."""
@@ -104,11 +100,8 @@ def _check_options(source: str, options: Mapping[str, Any], study: Study) -> Non
         raise ParameterError(
             f"data_options, {source}", own[0], "without it: the study's own sizes and seed count"
         )
-    others = {name: value for name, value in options.items() if name != SKIP}
-    if not isinstance(options.get(SKIP, False), bool):
-        raise ParameterError(f"data_options, {source}, {SKIP}", options[SKIP], "true or false")
     try:
-        check_options(source, others)
+        check_options(source, options)
     except ParameterError as error:
         raise ParameterError(f"data_options, {source}, {error.name}", error.value, error.valid) from None
 
@@ -179,7 +172,6 @@ def _read(
         folder = Path("package")
     elif folder is not None and not folder.is_dir():
         raise DataError(folder, f"is missing; data_folder needs a subfolder {source} in the hub's format")
-    options[SKIP] = study.data_options.get(source, {}).get(SKIP, False)
     where = str(folder) if folder is not None else None
     loaded = load(source, where, revision=study.data_revisions.get(source), progress=progress, **options)
     examples = [replace(ex, id=f"{source}/{ex.id.removeprefix(source + '/')}") for ex in loaded.examples]

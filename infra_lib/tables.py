@@ -272,16 +272,10 @@ def arm_levels_table(frame: pd.DataFrame) -> str:
 
     Columns arm, domain, difficulty, mean, low, high; problems without a difficulty are left out.
     """
-    known = frame.dropna(subset=["difficulty"])
-    levels = sorted(known["difficulty"].unique())
-    rows = []
-    for (arm, domain), part in known.groupby(["arm", "domain"], sort=False):
-        own = {row.difficulty: row for row in each_row(part)}
-        cells = [
-            interval(r.mean, r.low, r.high, digits=2) if (r := own.get(level)) else NOT_AVAILABLE
-            for level in levels
-        ]
-        rows.append([named(arm), named(domain), *cells])
+    levels, spread = _spread(
+        frame.dropna(subset=["difficulty"]), ["arm", "domain"], "difficulty", "mean", digits=2
+    )
+    rows = [[named(arm), named(domain), *cells] for (arm, domain), cells in spread]
     headers = ["arm", "domain", *(f"level {level:g}" for level in levels)]
     return html_table(headers, rows, left=2, label="Accuracy by difficulty", stacked=True)
 
@@ -293,24 +287,30 @@ def base_differences_table(frame: pd.DataFrame) -> str:
     """
     if frame.empty:
         return "This study has one arm: there is nothing to compare.\n"
-    bases = sorted(frame["base_seed"].unique())
-    rows, against = [], 0
-    for (first, second, domain), part in frame.groupby(["arm_a", "arm_b", "domain"], sort=False):
-        own = {row.base_seed: row for row in each_row(part)}
-        cells = [
-            interval(r.difference, r.low, r.high, signed=True) if (r := own.get(base)) else NOT_AVAILABLE
-            for base in bases
-        ]
-        rows.append([f"{named(first)} − {named(second)}", named(domain), *cells])
-        against += part["low"].gt(0).any() and part["high"].lt(0).any()
+    of = ["arm_a", "arm_b", "domain"]
+    bases, spread = _spread(frame, of, "base_seed", "difference", signed=True)
+    rows = [[f"{named(a)} − {named(b)}", named(domain), *cells] for (a, b, domain), cells in spread]
     headers = ["arms", "domain", *(f"base {base}" for base in bases)]
     table = html_table(headers, rows, left=2, label="Paired differences on each base", stacked=True)
+    against = sum(own["low"].gt(0).any() and own["high"].lt(0).any() for _, own in frame.groupby(of))
     words = (
         f"In {against} of {len(rows)} differences one base lies clearly above zero and another clearly below."
         if len(bases) > 1
         else "There is one base."
     )
     return table + f'<p class="table-note">{words} Intervals draw one base\'s seeds, and the problems.</p>\n'
+
+
+def _spread(
+    frame: pd.DataFrame, rows: list[str], column: str, value: str, **how: Any
+) -> tuple[list[Any], list[tuple[Any, list[str]]]]:
+    """Return the values of a column, and for each combination of ``rows`` an interval under each of them."""
+    heads = sorted(frame[column].unique())
+    found = []
+    for names, part in frame.groupby(rows, sort=False):
+        own = {r[column]: interval(r[value], r["low"], r["high"], **how) for r in part.to_dict("records")}
+        found.append((names, [own.get(head, NOT_AVAILABLE) for head in heads]))
+    return heads, found
 
 
 def _sizes(frame: pd.DataFrame) -> str:

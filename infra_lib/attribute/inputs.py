@@ -68,7 +68,9 @@ def read_inputs(
         targets.setdefault(example.domain, []).append(row)
         texts.setdefault(example.domain, []).append(example)
     if not targets:
-        raise DataError(target, f"leaves no target: none of its examples can be used{_first(skipped)}")
+        raise DataError(
+            target, f"leaves no target: none of its examples can be used{_first(skipped, target)}"
+        )
     kept, encoded = [], []
     for number, example, row in _usable(train, tokenizer, *rules):
         if example.domain not in targets:
@@ -88,9 +90,9 @@ def read_inputs(
     return Inputs(kept, encoded, dict(sorted(targets.items())), dict(sorted(texts.items())), skipped)
 
 
-def _first(skipped: Sequence[DataError], path: Path | None = None) -> str:
-    """Return the first thing that was skipped (of a file), as the end of a message."""
-    own = [problem for problem in skipped if path is None or str(path) in str(problem)]
+def _first(skipped: Sequence[DataError], path: Path) -> str:
+    """Return the first thing of a file that was skipped, as the end of a message."""
+    own = [problem for problem in skipped if problem.path == path]
     return f"; the first of {len(own)} that were skipped: {own[0]}" if own else ""
 
 

@@ -28,7 +28,7 @@ def fitted(plan: Plan) -> tuple[Plan, list[str]]:
     settings = plan.choices.finetune
     if settings.fsdp and plan.machine.devices == 1:
         # Training refuses it, and a frozen base takes twice as much there.
-        changes.append("fine-tuning without sharding, for which there is one device (fsdp: false)")
+        changes.append(_noted("fine-tuning without sharding, for which there is one device", fsdp=False))
         plan = replace(plan, choices=replace(plan.choices, finetune=replace(settings, fsdp=False)))
     while over := [step for step in plan.steps() if step.peak_bytes > plan.machine.memory_bytes]:
         change = next(filter(None, (_next_change(plan, step) for step in over)), None)
@@ -47,48 +47,47 @@ def _next_change(plan: Plan, step: Step) -> tuple[str, Plan] | None:
     now, settings = plan.choices, plan.choices.finetune
 
     def changed(words: str, **values: Any) -> tuple[str, Plan]:
-        return words, replace(plan, choices=replace(now, **values))
+        return _noted(words, **values), replace(plan, choices=replace(now, **values))
 
     def trained(words: str, **values: Any) -> tuple[str, Plan]:
-        return changed(words, finetune=replace(settings, **values))
+        choices = replace(now, finetune=replace(settings, **values))
+        return _noted(words, **values), replace(plan, choices=choices)
 
     longest = plan.work.lengths.longest
     if step.what in ("fit factors", "directions", "score", "score positions", "refine", "sweep"):
         if now.batch_tokens > longest:
             less = max(longest, now.batch_tokens // 2)
             return changed(
-                f"attribution with {less} tokens a batch, not {now.batch_tokens} (batch_tokens: {less})",
-                batch_tokens=less,
+                f"attribution with {less} tokens a batch, not {now.batch_tokens}", batch_tokens=less
             )
         if step.what in ("fit factors", "sweep") and now.factor_bytes > 2**30:
             less = now.factor_bytes // 2
-            return changed(
-                f"factors within {gib(less)}, in more parts (factor_gib: {less / 2**30:g})", factor_bytes=less
-            )
+            return changed(f"factors within {gib(less)}, in more parts", factor_bytes=less)
         if step.notebook == "08_explorer" and now.explorer_directions > 1:
-            return changed(
-                "the explorer's directions one at a time (explorer_directions: 1)", explorer_directions=1
-            )
+            return changed("the explorer's directions one at a time", explorer_directions=1)
         # Notebook 07 scores all targets at once.
         if step.what == "score" and step.notebook != "07_method" and now.targets_at_once > 1:
-            return changed("scores of one target at a time (targets_at_once: 1)", targets_at_once=1)
+            return changed("scores of one target at a time", targets_at_once=1)
     if step.what == "fine-tune":
         devices = plan.machine.devices
         most = max(1, settings.batch_size // devices)
         if settings.accumulation(devices) < most:
-            return trained(
-                f"fine-tuning of one example at a time (gradient_accumulation: {most})",
-                gradient_accumulation=most,
-            )
+            return trained("fine-tuning of one example at a time", gradient_accumulation=most)
         if not settings.gradient_checkpointing and plan.architecture.checkpointable:
-            return trained(
-                "gradient checkpointing (gradient_checkpointing: true)", gradient_checkpointing=True
-            )
+            return trained("gradient checkpointing", gradient_checkpointing=True)
         if not settings.fsdp and devices > 1:
-            return trained(f"sharding over {devices} devices (fsdp: true)", fsdp=True)
+            return trained(f"sharding over {devices} devices", fsdp=True)
         if not settings.lora_rank:
-            return trained("LoRA of rank 16 instead of all weights (lora_rank: 16)", lora_rank=16)
+            return trained("LoRA of rank 16 instead of all weights", lora_rank=16)
     return None
+
+
+def _noted(words: str, **values: Any) -> str:
+    """Return what is given up in words, with the study's parameter and its value in brackets."""
+    ((name, value),) = values.items()
+    if name == "factor_bytes":
+        name, value = "factor_gib", f"{value / 2**30:g}"
+    return f"{words} ({name}: {str(value).lower()})"
 
 
 def _what_would(plan: Plan, step: Step) -> str:

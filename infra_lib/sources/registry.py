@@ -128,7 +128,9 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     ParameterError
         Naming the option, with the valid ones.
     """
-    others = {key: value for key, value in options.items() if key != "domains"}
+    others = {key: value for key, value in options.items() if key not in ("domains", "skip_bad")}
+    if not isinstance(options.get("skip_bad", False), bool):
+        raise ParameterError("skip_bad", options["skip_bad"], "true or false")
     _check(_entry(name), others, None, options.get("domains"), None)
 
 

@@ -346,7 +346,7 @@ def _validation_parts(record: Record, results: Path) -> dict[str, str]:
         "single": folded(
             "One model, and the mean of several", tables.single_table(record.table(stage, "single"), lds)
         ),
-        "agreement": tables.agreement_sentence(record.table(stage, "group_agreement")),
+        "agreement": _agreement(record, results),
         "groups": drawn(
             "groups",
             figures.groups(groups),

@@ -74,13 +74,14 @@ def choice_words(frame: pd.DataFrame) -> str:
     lines = []
     for domain, part in frame.groupby("domain", sort=False):
         rows = list(each_row(part))
-        plain = [r for r in rows if r.tokens == "whole" and r.responses == "own" and not r.balanced]
+        plain = (r for r in rows if r.tokens == "whole" and r.responses == "own" and not r.balanced)
+        usual = next(plain, None)
         texts = []
         for column, what in (("lds", "its own log-likelihood"), ("outcome", "that of the final answers")):
             best = rows[int(part[column].to_numpy().argmax())]
-            text = f"{what}: <strong>{escape(choice_name(best))}</strong>, {getattr(best, column):.2f}"
-            own = ", ".join(f"{getattr(row, column):.2f}".replace("-", "−") for row in plain)
-            texts.append(f"{text}{f' (whole response, own: {own})' if own else ''}")
+            text = f"{what}: <strong>{escape(choice_name(best))}</strong>, {_number(getattr(best, column))}"
+            beside = f" (whole response, own: {_number(getattr(usual, column))})" if usual else ""
+            texts.append(text + beside)
         lines.append(f"<p>Predicted best on {escape(name_of(domain))}, of {'; of '.join(texts)}.</p>")
     return "\n".join(lines) + "\n"
 
@@ -104,10 +105,13 @@ def single_table(single: pd.DataFrame, lds: pd.DataFrame) -> str:
             own = mine.loc[mine["method"] == method, "lds"]
             of_mean = held.get((unit, method), np.nan)
             shown = [own.min(), own.mean(), own.max(), of_mean]
-            cells = [NOT_AVAILABLE if pd.isna(v) else f"{v:.2f}".replace("-", "−") for v in shown]
-            rows.append([f"LDS {UNITS[unit]}", METHOD_NAMES[method], *cells])
+            rows.append([f"LDS {UNITS[unit]}", METHOD_NAMES[method], *map(_number, shown)])
     heads = ["unit", "method", "lowest model", "mean of models", "highest model", "scores averaged"]
     return html_table(heads, rows, left=2, label="One model and several", stacked=True)
+
+
+def _number(value: float) -> str:
+    return NOT_AVAILABLE if pd.isna(value) else f"{value:.2f}".replace("-", "−")
 
 
 def differences_table(frame: pd.DataFrame) -> str:
