@@ -41,7 +41,7 @@ def gradient_norms(
     Parameters
     ----------
     factors, damping, method
-        Curvature, as in :func:`infra_lib.influence.precondition`; None for the plain norm.
+        Curvature of the same model, as in :func:`infra_lib.influence.precondition`; None for the plain norm.
     """
     modules = dict(model.named_modules())
     chosen = {name: modules[name] for name in names}

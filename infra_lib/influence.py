@@ -193,6 +193,9 @@ def precondition_all(
 
     Parameters
     ----------
+    factors
+        Of the model whose gradients these are: no model is at hand here, so only layers are compared.
+        :func:`check_model` compares the weights.
     gradients
         Target name to gradient.
     method

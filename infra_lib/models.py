@@ -33,7 +33,10 @@ from infra_lib.examples import Example, is_text
 from infra_lib.files import is_sealed, read_sealed, replace_folder
 
 LINEAR_TYPES = (nn.Linear, Conv1D)
-_MLP_PARENT = re.compile(r"(^|\.)(mlp|mlp_block|shared_mlp|feed_forward|ffn|fc1|fc2)(\.|$)")
+# A mixer is an MLP where its layers are called so (Nemotron-H); others are attention or a state-space model.
+_MLP_PARENT = re.compile(
+    r"(^|\.)(mlp|mlp_block|shared_mlp|feed_forward|ffn|fc1|fc2|mixer\.(up|down)_proj)(\.|$)"
+)
 # By what a module is, and not by a family's name: GraniteMoeHybrid without experts is a dense model.
 _EXPERTS = re.compile(r"(Experts?|MoE|Moe|MoeBlock|Router)$")
 

@@ -251,6 +251,10 @@ class Study(BaseModel):
     group_levels: list[Level] = Field(
         [1, 2, 3, 4, 5], description="a list of distinct whole numbers from 1 to 5; may be empty"
     )
+    group_categories: list[str] = Field(
+        ["symbolic", "conversational", "map", "filter", "order", "slice"],
+        description="a list of distinct categories of the training data; may be empty",
+    )
     group_seeds: int = Field(
         1, ge=1, le=100, description="a whole number, 1 or more, at most validation_models"
     )
@@ -299,6 +303,7 @@ class Study(BaseModel):
             "removal_methods",
             "removal_fractions",
             "group_levels",
+            "group_categories",
             "arms",
         ):
             value = getattr(self, name)

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from benchmarks.partition import planned
 from benchmarks.setting import Size, make_config
 from infra_lib.cli import app
-from infra_lib.errors import ParameterError
+from infra_lib.errors import ModelError, ParameterError
 from infra_lib.finetune import FinetuneConfig
 from infra_lib.influence import _home_of_sums
 from infra_lib.layout import STAGES
@@ -722,6 +722,48 @@ def test_a_local_folders_configuration_comes_first(root, model_folder) -> None:
     assert config.hidden_size == 16
 
 
+@pytest.mark.parametrize(
+    ("name", "hidden"),
+    [
+        ("Qwen/Qwen2.5-7B-Instruct", 3584),
+        ("meta-llama/Meta-Llama-3-8B", 4096),
+        ("qwen2.5-1.5b", 1536),
+        ("_build/models/smollm2", 576),
+    ],
+)
+def test_published_models_are_known_by_their_names(name: str, hidden: int, tmp_path) -> None:
+    study = make_study({"base_model": name, "base_seeds": [0]})
+    assert find_config(study, tmp_path)[1].hidden_size == hidden
+
+
+def test_anothers_model_of_a_known_name_is_not_taken_for_it(root, monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    study = make_study({"base_model": "nobody/Qwen2.5-7B", "base_seeds": [0]})
+    with pytest.raises(ModelError, match=r"nobody/Qwen2\.5-7B is not in the local cache"):
+        find_config(study, root)
+
+
+def test_a_finished_model_takes_the_disk_of_its_bases_type() -> None:
+    for name, width in (("qwen2.5-0.5b", 2), ("smollm2-135m", 4)):
+        architecture = Architecture(known_config(name))
+        assert architecture.stored_bytes == width * architecture.size.parameters
+
+
+def test_the_template_has_a_plan_once_its_data_are_there(root, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("INFRA_PROJECT", str(root))
+    rows = [
+        {"id": f"q{k}", "domain": "math", "prompt": f"2 + {k}?", "response": str(2 + k)} for k in range(9)
+    ]
+    data = tmp_path / "train.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = [f"{part}_sources=[{data}]" for part in ("train", "pool", "target", "test")]
+    options = [word for value in given for word in ("-p", value)]
+    result = CliRunner().invoke(app, ["plan", "--study", "custom", *options])
+    assert result.exit_code == 0, result.exception
+    named = [line.split()[0] for line in result.stdout.splitlines()[3:] if line.startswith("  0")]
+    assert list(dict.fromkeys(named)) == list(STAGES)
+
+
 def test_recorded_plans_are_what_the_code_still_says(root) -> None:
     record = json.loads((root / "records" / "plans.json").read_text())
     kept = [row for row in record["rows"] if row["model"] == "smollm2-135m"]
@@ -730,6 +772,7 @@ def test_recorded_plans_are_what_the_code_still_says(root) -> None:
     for before, now in zip(kept, again, strict=True):
         assert now["peak_bytes"] == pytest.approx(before["peak_bytes"], rel=0.02)
         assert now["seconds"] == pytest.approx(before["seconds"], rel=0.02)
+        assert now["disk_bytes"] == before["disk_bytes"]
 
 
 def test_the_table_of_plans_names_every_model_and_what_does_not_fit(root) -> None:
@@ -755,12 +798,13 @@ def test_retrainings_of_the_validation_are_counted_as_the_notebook_does_them() -
             "removal_seeds": 2,
             "removal_draws": 1,
             "group_seeds": 2,
+            "group_categories": ["symbolic", "map"],
         }
     )
-    halves, removals, groups = 10 + 4 * 2, 2 * (4 + 1), 2 * 10
+    halves, removals, groups, categories = 10 + 4 * 2, 2 * (4 + 1), 2 * 10, 2 * 2
     seen = halves * 50 + 3 * 100 + removals * 90 + removals * 80
-    seen += groups * 100 + groups * 100 - 2 * 100
-    assert _validation(study) == (halves + 3 + 2 * removals + 2 * groups, 2 * seen)
+    seen += groups * 100 + groups * 100 - 2 * 100 + 2 * categories * 100
+    assert _validation(study) == (halves + 3 + 2 * removals + 2 * groups + 2 * categories, 2 * seen)
     assert _validation(make_study({"validation_subsets": 0})) == (0, 0)
 
 

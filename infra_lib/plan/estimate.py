@@ -243,7 +243,7 @@ class Plan:
             "fine-tune",
             _resident(state + found.peak_bytes + masked * self._masks(rows, width, bytes_of(dtype))),
             self.machine.seconds(flops, dtype),
-            disk_bytes=runs * size.parameters * 4,
+            disk_bytes=runs * self.architecture.stored_bytes,
             note=", ".join(notes),
         )
 

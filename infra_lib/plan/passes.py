@@ -61,6 +61,8 @@ class Architecture:
         sides = sum(out * out + into * into for out, into in self.shapes)
         areas = sum(out * into for out, into in self.shapes)
         self.size = Size(sum(p.numel() for p in whole.parameters()), areas, len(layers), 4 * (sides + areas))
+        # A finished model is stored in its base's type, single precision where a configuration names none.
+        self.stored_bytes = bytes_of(config.dtype or torch.float32) * self.size.parameters
         self.fusable = can_be_fused(whole)
         self.checkpointable = bool(getattr(whole, "supports_gradient_checkpointing", False))
         self._linears = {name: weight_shape(module) for name, module in linears(whole, ".*").items()}

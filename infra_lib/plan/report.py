@@ -27,6 +27,9 @@ from infra_lib.study import Study
 ARCHITECTURES = Path(__file__).with_name("architectures")
 """Configurations of published models: shapes alone, so that they can be planned without the hub."""
 
+PUBLISHERS = frozenset({"", "qwen", "meta-llama", "huggingfacetb"})
+"""Owners on the hub whose models these are; a name alone does too."""
+
 KERNEL_BOUND = 500_000_000
 """Parameters below which a GPU waits for its queue; records of larger models show by how much."""
 
@@ -178,15 +181,25 @@ def find_config(study: Study, root: Path) -> tuple[str, Any]:
     source = study.base_model or f"{study.base_folder}/seed{study.base_seeds[0]}"
     if (root / source / "config.json").is_file():
         return source, readable_config(root / source)
-    known = source.rsplit("/", 1)[-1].lower().removesuffix("-instruct")
-    if (ARCHITECTURES / f"{known}.json").is_file():
+    if known := _known(source):
         return source, known_config(known)
-    if known in ("smollm2", "smollm2-135m"):
-        return source, known_config("smollm2-135m")
     try:
         return source, readable_config(source)
     except ModelError as error:
         raise ModelError(f"{error}; known without the hub: {', '.join(known_names())}") from None
+
+
+def _known(source: str) -> str | None:
+    """Return which configuration that comes with the project is a model's: by its name, its owner's included.
+
+    The packaged model's folder counts before it is made; somebody else's model of the same name may be
+    another model.
+    """
+    if source == "_build/models/smollm2":
+        return "smollm2-135m"
+    owner, _, name = source.lower().rpartition("/")
+    name = name.removesuffix("-instruct").removeprefix("meta-")
+    return name if owner in PUBLISHERS and name in known_names() else None
 
 
 def known_names() -> list[str]:

@@ -95,9 +95,10 @@ def meta_model(config: Any, dtype: torch.dtype) -> Any:
     ModelError
         Where transformers knows no causal LM for the configuration.
     """
+    own = copy.deepcopy(config)  # transformers writes the type into it
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=dtype).eval()
+            return AutoModelForCausalLM.from_config(own, attn_implementation="eager", dtype=dtype).eval()
     except (ValueError, KeyError) as error:
         raise ModelError(f"no causal LM can be made from this configuration: {error}") from None
 

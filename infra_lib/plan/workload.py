@@ -184,6 +184,9 @@ def _validation(study: Study) -> tuple[int, int]:
     levels = set(study.difficulties) & set(study.group_levels)
     groups = 2 * 2 * len(levels) * study.group_seeds
     seen += groups * size - study.group_seeds * size * len(levels) // len(study.difficulties)
+    # Each category too, if the data have it; how many examples it holds is theirs to say, so none is absent.
+    categories = 2 * len(study.group_categories) * study.group_seeds
+    groups, seen = groups + categories, seen + categories * size
     runs = halves + study.validation_models + groups + removals * len(study.removal_fractions)
     return runs, seen * study.validation_epochs
 

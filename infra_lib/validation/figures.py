@@ -240,21 +240,22 @@ CHANGE_LINES = {"removed": ("#d55e00", "v"), "doubled": ("#0072b2", "^")}
 """Colour and marker of what is done to a group."""
 
 
-def group_name(domain: object, difficulty: object) -> str:
-    """Return how a group of training examples is written."""
-    known = difficulty is not None and difficulty == difficulty  # NaN where the data give no level
-    return f"{style.name_of(domain)} {difficulty:g}" if known else style.name_of(domain)
+def group_name(row: Any) -> str:
+    """Return how a group of training examples is written: its domain, and its category or its level."""
+    domain, category = style.name_of(row.domain), getattr(row, "category", None)
+    if isinstance(category, str):
+        return f"{domain}, {category}"
+    # NaN where the data give no level; records of earlier runs have no categories.
+    return f"{domain} {row.difficulty:g}" if pd.notna(row.difficulty) else domain
 
 
 @style.drawn
 def groups(frame: pd.DataFrame) -> Figure:
     """Draw what removing and doubling each group did to each target.
 
-    Columns: target, domain, difficulty, change, nats, low, high.
+    Columns: target, domain, difficulty, category, change, nats, low, high.
     """
-    named = frame.assign(
-        mean=frame["nats"], group=[group_name(r.domain, r.difficulty) for r in each_row(frame)]
-    )
+    named = frame.assign(mean=frame["nats"], group=[group_name(row) for row in each_row(frame)])
     series = [(change, *look, named[named["change"] == change]) for change, look in CHANGE_LINES.items()]
     return forest(named, "group", series, "change of log-likelihood (nats per response)")
 

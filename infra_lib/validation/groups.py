@@ -1,13 +1,13 @@
 """Groups of training examples, taken away and doubled: what retraining does beside what the scores say.
 
-A group is one difficulty of one domain. Models are trained again without it and with twice its weight, from
-the same base with the seeds of the models that were trained on everything, and take the same exam. The
-forecast is the derivative's: the sum of the group's scores times the change of weight.
+A group is one difficulty or one category of one domain. Models are trained again without it and with twice
+its weight, from the same base with the seeds of the models that were trained on everything, and take the same
+exam. The forecast is the derivative's: the sum of the group's scores times the change of weight.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,8 +37,12 @@ class Group:
 
     Attributes
     ----------
-    domain, difficulty, change
-        Which examples, and one of :data:`CHANGES`.
+    domain, difficulty, category
+        Which examples: those of a difficulty (None: without one) or, where it is given, of a category.
+    change
+        One of :data:`CHANGES`.
+    members
+        bool [examples], True for those of the group.
     weights
         Of the training examples, mean one over those that are left [examples]; zero leaves an example out.
         Training scales weights so, and a forecast must: what is doubled takes its share from the others.
@@ -48,7 +52,9 @@ class Group:
 
     domain: str
     difficulty: int | None
+    category: str | None
     change: str
+    members: np.ndarray
     weights: np.ndarray
     runs: tuple[Run, ...]
 
@@ -56,15 +62,12 @@ class Group:
 def group_runs(bench: Bench) -> list[Group]:
     """Return every group with every change, and the trainings that they ask for (``group_seeds`` each).
 
-    Groups are those of the levels that the study names, and examples without a level. A group that is all
-    of the training set is left out: nothing is left without it.
+    Groups are those of the levels and of the categories that the study names, and examples without a level.
+    A group that is all of the training set is left out: nothing is left without it.
     """
-    levels = bench.params.group_levels
-    keys = [(example.domain, example.difficulty) for example in bench.train]
     found = []
-    for domain, difficulty in sorted(set(keys), key=lambda key: (key[0] != "math", key[0], key[1] or 0)):
-        members = np.array([key == (domain, difficulty) for key in keys])
-        if members.all() or (difficulty is not None and difficulty not in levels):
+    for domain, difficulty, category, members in _groups(bench):
+        if members.all():
             continue
         for change, weight in CHANGES.items():
             weights = np.where(members, weight, 1.0)
@@ -73,14 +76,28 @@ def group_runs(bench: Bench) -> list[Group]:
             runs = tuple(
                 replace(
                     run,
-                    arm=f"{change} {domain} {difficulty}",
+                    arm=f"{change} {domain} {category or difficulty}",
                     train=[bench.train[row] for row in kept],
                     weights=weights[kept].tolist() if change == "doubled" else None,
                 )
                 for run in bench.runs[: bench.params.group_seeds]
             )
-            found.append(Group(domain, difficulty, change, weights, runs))
+            found.append(Group(domain, difficulty, category, change, members, weights, runs))
     return found
+
+
+def _groups(bench: Bench) -> Iterator[tuple[str, int | None, str | None, np.ndarray]]:
+    """Yield domain, difficulty, category and members of each group, mathematics first, levels first."""
+    domains = sorted({example.domain for example in bench.train}, key=lambda name: (name != "math", name))
+    for domain in domains:
+        own = [example if example.domain == domain else None for example in bench.train]
+        levels = {example.difficulty for example in own if example is not None}
+        for level in sorted(levels & {None, *bench.params.group_levels}, key=lambda level: level or 0):
+            yield domain, level, None, np.array([ex is not None and ex.difficulty == level for ex in own])
+        for category in bench.params.group_categories:
+            members = np.array([ex is not None and ex.category == category for ex in own])
+            if members.any():
+                yield domain, None, category, members
 
 
 def group_table(
@@ -108,9 +125,10 @@ def group_table(
     Returns
     -------
     pandas.DataFrame
-        target, domain, difficulty, change, predicted (in the scores' units), nats (change of the target's
-        log-likelihood per response), low, high (crossed bootstrap over seeds and responses), accuracy,
-        accuracy_low, accuracy_high (change, over seeds and problems), seeds, responses, n (examples).
+        target, domain, difficulty, category, change, predicted (in the scores' units), nats (change of the
+        target's log-likelihood per response), low, high (crossed bootstrap over seeds and responses),
+        accuracy, accuracy_low, accuracy_high (change, over seeds and problems), seeds, responses, n
+        (examples).
     """
     bench = targets.bench
     whole = bench.runs[: bench.params.group_seeds]
@@ -121,10 +139,6 @@ def group_table(
     rows = []
     for group in groups:
         change = targets.of_models(tokens, group.runs) - before
-        members = sum(
-            (example.domain, example.difficulty) == (group.domain, group.difficulty)
-            for example in bench.train
-        )
         for domain in targets.domains:
             shares = targets.weights(domain)
             counted = shares > 0
@@ -140,6 +154,7 @@ def group_table(
                     "target": domain,
                     "domain": group.domain,
                     "difficulty": group.difficulty,
+                    "category": group.category,
                     "change": group.change,
                     "predicted": float((group.weights - 1) @ score),
                     "nats": nats.mean,
@@ -150,7 +165,7 @@ def group_table(
                     "accuracy_high": accuracy.high,
                     "seeds": nats.runs,
                     "responses": nats.problems,
-                    "n": members,
+                    "n": int(group.members.sum()),
                 }
             )
     return pd.DataFrame(rows)
@@ -185,7 +200,8 @@ def sign_agreement(
         same = (np.sign(part["predicted"]) == np.sign(part["nats"])).to_numpy(float)
         sure = ((part["low"] > 0) | (part["high"] < 0)).to_numpy()
         # A group is a unit: its removal and its doubling are drawn together.
-        units = part.groupby(["domain", "difficulty"], dropna=False).ngroup().to_numpy()
+        names = [name for name in ("domain", "difficulty", "category") if name in part]
+        units = part.groupby(names, dropna=False).ngroup().to_numpy()
         sums = np.array([np.bincount(units, weights=w) for w in (same, np.ones(len(same)))])
         _, draws = crossed_ratios(sums[:1, None], sums[1:, None], samples=samples, seed=seed)
         low, high = percentile_interval(draws[:, 0], confidence)

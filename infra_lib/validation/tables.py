@@ -13,7 +13,10 @@ from infra_lib.validation.figures import METHOD_NAMES, choice_name, group_name, 
 from infra_lib.validation.report import MEAN
 
 NOT_RUN = "This study leaves the validation out (<code>validation_subsets: 0</code>)."
-NO_GROUPS = "This study retrains no group of examples (<code>group_levels: []</code>)."
+NO_GROUPS = (
+    "This study retrains no group of examples (<code>group_levels: []</code>, "
+    "<code>group_categories: []</code>)."
+)
 GOAL = 0.5
 """LDS that EK-FAC, or its best refinement, was to reach."""
 
@@ -242,7 +245,7 @@ def groups_table(frame: pd.DataFrame) -> str:
     """Return what each change of a group did. Columns as :func:`infra_lib.validation.groups.group_table`."""
     rows = [
         [
-            f"{escape(group_name(r.domain, r.difficulty))}, {escape(r.change)} <small>(n = {r.n})</small>",
+            f"{escape(group_name(r))}, {escape(r.change)} <small>(n = {r.n})</small>",
             f"on {escape(name_of(r.target))}",
             interval(r.nats, r.low, r.high, digits=2, signed=True),
             interval(r.accuracy, r.accuracy_low, r.accuracy_high, signed=True),

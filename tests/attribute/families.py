@@ -39,6 +39,20 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "mamba_n_heads": 8,
         "mamba_d_head": "auto",
     },
+    # Blocks are of one kind each; those that are an MLP call it a mixer, as the others do theirs.
+    "nemotron_h": {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "layers_block_type": ["linear_attention", "mlp", "full_attention", "mlp"],
+        "mtp_layers_block_type": [],
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "mamba_num_heads": 4,
+        "mamba_head_dim": 16,
+        "ssm_state_size": 8,
+        "n_groups": 2,
+    },
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512},
     "gpt_neox": {
         "hidden_size": 32,
@@ -70,6 +84,7 @@ MLP_LAYERS: dict[str, set[str]] = dict.fromkeys(FAMILIES, _GATED) | {
     "starcoder2": {"c_fc", "c_proj"},
     "gpt2": {"c_fc", "c_proj"},
     "granitemoehybrid": {"input_linear", "output_linear"},
+    "nemotron_h": {"up_proj", "down_proj"},
     "gpt_neox": {"dense_h_to_4h", "dense_4h_to_h"},
     "falcon": {"dense_h_to_4h", "dense_4h_to_h"},
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,8 +24,12 @@ from infra_lib.validation.scores import ModelScores
 KEY = ("ekfac", 0.1)
 
 
-def example(name: str, domain: str, level: int) -> Example:
-    return Example(name, domain, "p", "r", difficulty=level)
+def example(name: str, domain: str, level: int, category: str | None = None) -> Example:
+    return Example(name, domain, "p", "r", difficulty=level, category=category)
+
+
+def asked(**given: object) -> SimpleNamespace:
+    return SimpleNamespace(**{"group_seeds": 2, "group_levels": [], "group_categories": []} | given)
 
 
 @pytest.fixture
@@ -35,7 +40,7 @@ def bench(tmp_path: Path) -> Bench:
     runs = tuple(
         Run("validation", 0, seed, tmp_path, train, (), FinetuneConfig(), tmp_path) for seed in (0, 1)
     )
-    return Bench(SimpleNamespace(group_seeds=2, group_levels=[1, 2]), train, (), runs, tmp_path)
+    return Bench(asked(group_levels=[1, 2]), train, (), runs, tmp_path)
 
 
 def test_each_group_is_removed_and_doubled_with_the_seeds_of_the_whole(bench) -> None:
@@ -62,13 +67,48 @@ def test_each_group_is_removed_and_doubled_with_the_seeds_of_the_whole(bench) ->
 
 
 def test_fewer_seeds_are_the_first_ones_and_fewer_levels_those_that_are_named(bench) -> None:
-    one = Bench(SimpleNamespace(group_seeds=1, group_levels=[2]), bench.train, (), bench.runs, bench.folder)
+    one = replace(bench, params=asked(group_seeds=1, group_levels=[2]))
     assert {run.seed for group in groups.group_runs(one) for run in group.runs} == {0}
     assert {group.difficulty for group in groups.group_runs(one)} == {2}
 
 
+def test_categories_are_groups_of_their_domain_beside_the_levels(bench) -> None:
+    kinds = {"a": "even", "b": "odd"}
+    train = tuple(
+        replace(ex, category=kinds[ex.id[-1]] if ex.domain == "math" else "odd") for ex in bench.train
+    )
+    named = replace(
+        bench, params=asked(group_levels=[2], group_categories=["odd", "none", "even"]), train=train
+    )
+    found = [group for group in groups.group_runs(named) if group.change == "removed"]
+    assert [(group.domain, group.difficulty, group.category) for group in found] == [
+        ("math", 2, None),
+        ("math", None, "odd"),
+        ("math", None, "even"),
+        ("code", 2, None),
+        ("code", None, "odd"),
+    ]
+    for group in found[1:3]:
+        expected = [ex.domain == "math" and ex.category == group.category for ex in train]
+        assert group.members.tolist() == expected
+        assert list(group.runs[0].train) == [ex for ex, own in zip(train, expected, strict=True) if not own]
+    table = pd.DataFrame(
+        [{"domain": g.domain, "difficulty": g.difficulty, "category": g.category} for g in found]
+    )
+    labels = [figures.group_name(row) for row in table.itertuples()]
+    assert labels == ["mathematics 2", "mathematics, odd", "mathematics, even", "code 2", "code, odd"]
+
+
+def test_agreement_keeps_both_changes_of_a_category_together() -> None:
+    table = outcomes(lambda k: 1.0, lambda k: 1.0 if k < 6 else -1.0)
+    named = table.assign(category=[f"kind {k}" for k in table["difficulty"]], difficulty=np.nan)
+    for column in ("agree", "low", "high"):
+        one, other = groups.sign_agreement(table)[column], groups.sign_agreement(named)[column]
+        assert one.tolist() == pytest.approx(other.tolist())
+
+
 def test_a_group_that_is_everything_is_left_out(bench) -> None:
-    alone = Bench(bench.params, bench.train[:2], (), bench.runs, bench.folder)
+    alone = replace(bench, train=bench.train[:2])
     assert groups.group_runs(alone) == []
 
 
