@@ -37,14 +37,7 @@ removal_fractions: list = [0.2]  # parts of the examples that are removed
 removal_seeds: int = 1  # retrainings of each removal
 removal_draws: int = 2  # random removals beside them
 group_levels: list = [1, 2, 3, 4, 5]  # difficulties of the groups that are removed and doubled
-group_categories: list = [
-    "symbolic",
-    "conversational",
-    "map",
-    "filter",
-    "order",
-    "slice",
-]  # and their categories
+group_categories: list = ["symbolic", "conversational", "map", "filter", "order", "slice"]  # and categories
 group_seeds: int = 1  # retrainings of each group that is removed or doubled
 damping: float = 0.1  # damping at which targets are compared
 factor_labels: str = "sampled"  # labels of the Fisher factors: sampled (true Fisher) or empirical
@@ -285,11 +278,11 @@ shown
 # %% [markdown]
 # ## Groups, taken away and doubled
 #
-# The paper's first claim is about groups: which difficulty of which domain helps. Here each difficulty of a
-# domain, and each category, is taken out of the training set, and counts twice in another run; models are
-# trained again with the same seeds and sit the same exam. Beside it stands the forecast: the sum of the scores times the
-# change of weight, by EK-FAC where it is among the methods. What is removed shortens the training by its
-# steps; what is doubled takes its weight from the other examples.
+# The paper's first claim is about groups: which difficulty of which domain helps. Here each difficulty
+# of a domain, and each category, is taken out of the training set, and counts twice in another run;
+# models are trained again with the same seeds and sit the same exam. Beside it stands the forecast: the
+# sum of the scores times the change of weight, by EK-FAC where it is among the methods. What is removed
+# shortens the training by its steps; what is doubled takes its weight from the other examples.
 
 # %%
 changed = groups.group_runs(setting) if on else []
