@@ -76,7 +76,7 @@ def group_runs(bench: Bench) -> list[Group]:
             runs = tuple(
                 replace(
                     run,
-                    arm=f"{change} {domain} {category or difficulty}",
+                    arm=f"{change} {domain} {difficulty if category is None else f'of {category}'}",
                     train=[bench.train[row] for row in kept],
                     weights=weights[kept].tolist() if change == "doubled" else None,
                 )

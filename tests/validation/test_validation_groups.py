@@ -24,8 +24,8 @@ from infra_lib.validation.scores import ModelScores
 KEY = ("ekfac", 0.1)
 
 
-def example(name: str, domain: str, level: int, category: str | None = None) -> Example:
-    return Example(name, domain, "p", "r", difficulty=level, category=category)
+def example(name: str, domain: str, level: int) -> Example:
+    return Example(name, domain, "p", "r", difficulty=level)
 
 
 def asked(**given: object) -> SimpleNamespace:
@@ -73,21 +73,22 @@ def test_fewer_seeds_are_the_first_ones_and_fewer_levels_those_that_are_named(be
 
 
 def test_categories_are_groups_of_their_domain_beside_the_levels(bench) -> None:
-    kinds = {"a": "even", "b": "odd"}
+    kinds = {"a": "even", "b": "2"}
     train = tuple(
-        replace(ex, category=kinds[ex.id[-1]] if ex.domain == "math" else "odd") for ex in bench.train
+        replace(ex, category=kinds[ex.id[-1]] if ex.domain == "math" else "2") for ex in bench.train
     )
     named = replace(
-        bench, params=asked(group_levels=[2], group_categories=["odd", "none", "even"]), train=train
+        bench, params=asked(group_levels=[2], group_categories=["2", "none", "even"]), train=train
     )
     found = [group for group in groups.group_runs(named) if group.change == "removed"]
     assert [(group.domain, group.difficulty, group.category) for group in found] == [
         ("math", 2, None),
-        ("math", None, "odd"),
+        ("math", None, "2"),
         ("math", None, "even"),
         ("code", 2, None),
-        ("code", None, "odd"),
+        ("code", None, "2"),
     ]
+    assert len({group.runs[0].arm for group in found}) == len(found), "a category may be called like a level"
     for group in found[1:3]:
         expected = [ex.domain == "math" and ex.category == group.category for ex in train]
         assert group.members.tolist() == expected
@@ -96,7 +97,7 @@ def test_categories_are_groups_of_their_domain_beside_the_levels(bench) -> None:
         [{"domain": g.domain, "difficulty": g.difficulty, "category": g.category} for g in found]
     )
     labels = [figures.group_name(row) for row in table.itertuples()]
-    assert labels == ["mathematics 2", "mathematics, odd", "mathematics, even", "code 2", "code, odd"]
+    assert labels == ["mathematics 2", "mathematics, 2", "mathematics, even", "code 2", "code, 2"]
 
 
 def test_agreement_keeps_both_changes_of_a_category_together() -> None:
