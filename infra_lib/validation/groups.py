@@ -63,11 +63,12 @@ def group_runs(bench: Bench) -> list[Group]:
     """Return every group with every change, and the trainings that they ask for (``group_seeds`` each).
 
     Groups are those of the levels and of the categories that the study names, and examples without a level.
-    A group that is all of the training set is left out: nothing is left without it.
+    A group that is all of the training set is left out: nothing is left without it. So is one that has the
+    examples of another.
     """
-    found = []
+    found: list[Group] = []
     for domain, difficulty, category, members in _groups(bench):
-        if members.all():
+        if members.all() or any((members == group.members).all() for group in found):
             continue
         for change, weight in CHANGES.items():
             weights = np.where(members, weight, 1.0)

@@ -142,7 +142,9 @@ def test_validation_judges_every_method_by_real_retrainings(smoke) -> None:
     assert all(is_intact(path) for path in kept)
     assert not list(smoke.stage("runs").glob("retrained/*.model"))
     groups = pd.read_parquet(data / "groups.parquet")
-    assert groups.groupby(["change", "target"]).size().tolist() == [2] * 4
+    # A level of each domain, and a category of one.
+    assert groups.groupby(["change", "target"]).size().tolist() == [3] * 4
+    assert set(groups["category"].dropna()) == {"symbolic"}
     assert groups[["predicted", "nats", "accuracy"]].notna().all(axis=None)
     assert set(groups["seeds"]) == {1}
 

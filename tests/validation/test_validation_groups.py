@@ -100,6 +100,15 @@ def test_categories_are_groups_of_their_domain_beside_the_levels(bench) -> None:
     assert labels == ["mathematics 2", "mathematics, 2", "mathematics, even", "code 2", "code, 2"]
 
 
+def test_a_category_with_the_examples_of_a_level_is_that_group(bench) -> None:
+    train = tuple(replace(ex, category=f"level {ex.difficulty}") for ex in bench.train)
+    named = replace(
+        bench, params=asked(group_levels=[1], group_categories=["level 1", "level 2"]), train=train
+    )
+    found = [(group.difficulty, group.category) for group in groups.group_runs(named)]
+    assert found == [(1, None), (1, None), (None, "level 2"), (None, "level 2")] * 2
+
+
 def test_agreement_keeps_both_changes_of_a_category_together() -> None:
     table = outcomes(lambda k: 1.0, lambda k: 1.0 if k < 6 else -1.0)
     named = table.assign(category=[f"kind {k}" for k in table["difficulty"]], difficulty=np.nan)
