@@ -89,14 +89,15 @@ def group_runs(bench: Bench) -> list[Group]:
 
 def _groups(bench: Bench) -> Iterator[tuple[str, int | None, str | None, np.ndarray]]:
     """Yield domain, difficulty, category and members of each group, mathematics first, levels first."""
-    domains = sorted({example.domain for example in bench.train}, key=lambda name: (name != "math", name))
-    for domain in domains:
-        own = [example if example.domain == domain else None for example in bench.train]
-        levels = {example.difficulty for example in own if example is not None}
-        for level in sorted(levels & {None, *bench.params.group_levels}, key=lambda level: level or 0):
-            yield domain, level, None, np.array([ex is not None and ex.difficulty == level for ex in own])
+    rows = [(example.domain, example.difficulty, example.category) for example in bench.train]
+    domains, levels, categories = np.array(rows, dtype=object).T
+    for domain in sorted(set(domains), key=lambda name: (name != "math", name)):
+        own = domains == domain
+        named = set(levels[own]) & {None, *bench.params.group_levels}
+        for level in sorted(named, key=lambda level: level or 0):
+            yield domain, level, None, own & (levels == level)
         for category in bench.params.group_categories:
-            members = np.array([ex is not None and ex.category == category for ex in own])
+            members = own & (categories == category)
             if members.any():
                 yield domain, None, category, members
 
