@@ -3,6 +3,9 @@
 An effect is *reproduced* where its interval lies wholly on the side that the paper
 reports, *not reproduced* where it lies wholly on the other side, and *undecided* where it
 holds zero. An effect without an experiment is *not measured*. Nothing else enters.
+
+Arms that the paper does not report have effects on a side that its claims imply, by our inference; they
+stand where a study has the arms.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ def count_verdicts(rows: pd.DataFrame) -> dict[str, int]:
 
 
 def measure_claims(measured: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return one row per test of a claim: reported beside measured, with a verdict.
+    """Return one row per test of a claim, and per implied effect that was measured, with a verdict.
 
     Parameters
     ----------
@@ -47,7 +50,11 @@ def measure_claims(measured: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """
     rows = []
     for claim in load_paper()["claims"]:
-        for test in claim["tests"]:
+        inferred = [{"reported": IMPLIED, "mark": "I", **test} for test in claim.get("implied", [])]
+        for test in [*claim["tests"], *inferred]:
+            found = _measurement(test, measured)
+            if test in inferred and found["verdict"] == "not measured":
+                continue
             mark = test.get("mark") or claim.get("mark")
             row = {
                 "claim": claim["id"],
@@ -60,9 +67,27 @@ def measure_claims(measured: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
                 "mark": mark or "",
                 "mark_says": mark_says(mark),
             }
-            rows.append(row | _measurement(test, measured))
+            rows.append(row | found)
     return pd.DataFrame(rows)
 
+
+def with_implied(claims: pd.DataFrame, arms: pd.DataFrame) -> pd.DataFrame:
+    """Return a record's claims with the implied effects of its arms, which may be younger than the record.
+
+    Parameters
+    ----------
+    claims
+        As :func:`measure_claims` gave them.
+    arms
+        Differences between the record's arms, as :func:`measure_claims` takes them.
+    """
+    found = measure_claims({"arms": arms})
+    younger = found[~found["test"].isin(claims["test"])]
+    return pd.concat([claims, younger]).sort_values("test", ignore_index=True)
+
+
+IMPLIED = "not reported; implied by the claim"
+"""What stands for a number of the paper where the side is our inference."""
 
 _KEYS = {
     "arms": ("arm_a", "arm_b", "domain"),

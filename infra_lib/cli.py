@@ -537,7 +537,7 @@ def stage_command(
         end_with_process(int(started_by))
     folder = stage_folder(study, stage, root)
     # A kernel of a run that was killed a moment ago may still be ending.
-    with holding(folder.parent / "work" / ".lock", f"{stage} of study {study}", wait=20):
+    with holding(folder.parent / "work" / f"{stage}.lock", f"{stage} of study {study}", wait=20):
         again = force or stage in os.environ.get(FORCE_VARIABLE, "").split(",")
         runner.run_stage(root, stage, pipeline.resolved_study(root, study), force=again)
         write_text(stamp, data_digest(read_provenance(folder) or {}) + "\n")

@@ -133,11 +133,22 @@ def threads() -> int:
     return max(1, int(asked)) if asked.isdecimal() else 1
 
 
+def processes(root: Path, study: Study, stage: str) -> int:
+    """Return how many of the study's processes a stage takes, which says what may run beside it.
+
+    All of them where it has the parameter, or where stages would share a device; else one. Stages that take
+    all go first, so that the others are left for each other's company.
+    """
+    alone = study.device != "cpu" or "processes" in declared_parameters(root, stage)
+    return study.processes if alone else 1
+
+
 def _snakemake(root: Path, study: Study, targets: Sequence[str], *, force: bool) -> list[str]:
     options = {
         "--snakefile": [str(root / "workflow" / "Snakefile")],
         "--directory": [str(stage_folder(study.study, "work", root))],
-        "--cores": [str(threads())],
+        "--cores": [str(threads() * study.processes)],
+        "--resources": [f"processes={study.processes}"],
         "--nolock": [],
         "--rerun-incomplete": [],
         # The default one writes files for a solver, which a full temporary folder fails.

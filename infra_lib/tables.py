@@ -405,7 +405,7 @@ def influential_examples(frame: pd.DataFrame) -> str:
 # --- Claims ------------------------------------------------------------------------------
 
 VERDICTS = {
-    "reproduced": "the interval lies on the side that the paper reports",
+    "reproduced": "the interval lies on the side that the claim says",
     "not reproduced": "the interval lies on the other side",
     "undecided": "the interval holds zero",
     "not measured": "this build has no experiment for it yet",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from infra_lib.claims import measure_claims, verdict
+from infra_lib.claims import IMPLIED, measure_claims, verdict, with_implied
 from infra_lib.paper import MARKS, facts_table, load_paper, numbers_table
+from infra_lib.reweight.study_arms import STUDY_ARMS, compared
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,35 @@ def test_a_measurement_lands_in_its_own_row() -> None:
     assert claims.loc["2c", "verdict"] == "not reproduced"
     assert claims.loc["2b", "verdict"] == "not measured"
     assert (claims.loc["2a", ["runs", "n"]] == [6, 250]).all()
+
+
+def effect_of_arms(first: str, second: str, domain: str, low: float) -> dict[str, object]:
+    found = {"difference": low + 0.1, "low": low, "high": low + 0.2, "runs": 10, "n": 250}
+    return {"arm_a": first, "arm_b": second, "domain": domain, **found}
+
+
+def test_implied_effects_stand_where_a_study_has_the_arms() -> None:
+    reported = effect_of_arms("flip", "uniform", "math", 0.1)
+    without = measure_claims({"arms": pd.DataFrame([reported])})
+    matched = effect_of_arms("flip_tokens", "uniform", "math", 0.1)
+    worse = [effect_of_arms("easy_easy", "uniform", domain, -0.3) for domain in ("math", "code")]
+    arms = pd.DataFrame([reported, matched, *worse])
+    claims = measure_claims({"arms": arms})
+    added = claims[~claims["test"].isin(without["test"])].set_index("test")
+    assert added["verdict"].to_dict() == {"2e": "reproduced", "2j": "reproduced", "2k": "not reproduced"}
+    assert set(added["reported"]) == {IMPLIED}
+    assert set(added["mark"]) == {"I"}
+    assert list(claims["test"]) == sorted(claims["test"])
+    pd.testing.assert_frame_equal(with_implied(without, arms), claims)
+    pd.testing.assert_frame_equal(with_implied(claims, arms), claims)
+
+
+def test_every_implied_effect_is_of_arms_that_a_study_compares() -> None:
+    pairs = compared(STUDY_ARMS)
+    implied = [test for claim in load_paper()["claims"] for test in claim.get("implied", [])]
+    assert implied
+    for test in implied:
+        assert (test["arm_a"], test["arm_b"]) in pairs, test["id"]
 
 
 def test_every_fact_and_number_of_the_paper_has_a_mark() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra_lib.errors import InfraError, ParameterError
+from infra_lib.pipeline import processes
 from infra_lib.runner import declared_parameters, parameters_cell, read_notebook
 from infra_lib.stage import STAGES
 from infra_lib.study import Study, load_study, make_study, parse_override, study_names
@@ -133,6 +134,14 @@ def test_papermill_knows_every_parameter(root, tmp_path) -> None:
         found = inspect_notebook(str(path))
         assert set(found) == set(declared_parameters(root, stage))
         assert all(parameter["help"] for parameter in found.values())
+
+
+def test_notebooks_that_need_one_process_share_a_cpu(root) -> None:
+    taken = {stage: processes(root, Study(processes=3), stage) for stage in STAGES}
+    assert {taken[stage] for stage in ("03_finetune_evaluate", "05_reweighting_arms", "09_validation")} == {3}
+    assert {taken[stage] for stage in ("06_summary", "07_method", "08_explorer")} == {1}
+    on_gpu = {processes(root, Study(processes=3, device="cuda"), stage) for stage in STAGES}
+    assert on_gpu == {3}, "one at a time"
 
 
 def test_no_two_modules_share_a_name_in_what_a_stage_depends_on(root, tmp_path) -> None:

@@ -13,7 +13,7 @@ from infra_lib import figures as study_figures
 from infra_lib import style
 from infra_lib import tables as study_tables
 from infra_lib.attributes import compare_arms_by_base
-from infra_lib.claims import measure_claims
+from infra_lib.claims import measure_claims, with_implied
 from infra_lib.drawing_functions import numbered
 from infra_lib.files import copied
 from infra_lib.kinds import show
@@ -239,7 +239,9 @@ def _arms(record: Record, results: Path) -> str:
 
 def _claims(record: Record, results: Path) -> str:
     """Return every effect beside what the paper reports."""
-    return _claims_shown(record, results, record.table("06_summary", "claims"), ["06_summary"])
+    claims, arms = record.table("06_summary", "claims"), record.optional(ARMS, "differences")
+    shown = claims if arms is None else with_implied(claims, arms)
+    return _claims_shown(record, results, shown, ["06_summary"])
 
 
 def _claims_shown(record: Record, results: Path, claims: pd.DataFrame, stages: list[str]) -> str:

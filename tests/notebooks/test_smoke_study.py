@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from datetime import datetime, timedelta
 
 import pandas as pd
 import pytest
@@ -35,6 +36,17 @@ def test_every_stage_ran_and_left_provenance_and_a_notebook(smoke) -> None:
         assert record["study"] == "smoke"
         assert record["environment"]["versions"]["torch"]
         assert (smoke.stage(stage) / "notebook.ipynb").is_file()
+
+
+def test_notebooks_that_need_one_process_run_side_by_side(smoke) -> None:
+    spans = []
+    for stage in ("07_method", "08_explorer"):
+        record = json.loads((smoke.stage(stage) / "provenance.json").read_text())
+        start = datetime.fromisoformat(record["started"])
+        spans.append((start, start + timedelta(seconds=record["seconds"])))
+    (first, first_end), (second, second_end) = spans
+    assert first < second_end
+    assert second < first_end
 
 
 def test_results_are_complete_and_consistent(smoke) -> None:

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from infra_lib.checksums import folder_digests, write_manifest
-from infra_lib.claims import measure_claims
+from infra_lib.claims import IMPLIED, measure_claims
 from infra_lib.cli import app
 from infra_lib.errors import DataError, InfraError, ParameterError
 from infra_lib.files import read_sealed, write_sealed
@@ -434,6 +434,9 @@ def test_claims_of_scores_are_shown_where_the_arms_were_not_reached(tmp_path) ->
 def test_captions_say_what_intervals_speak_of(tmp_path) -> None:
     root = Path(__file__).resolve().parents[2]
     fragments = record_pages.fragments(root, tmp_path)
+    # Verdicts on arms that the paper does not report are younger than the records.
+    assert IMPLIED in html.unescape(fragments["full_claims"])
+    assert IMPLIED not in html.unescape(fragments["smollm2_gpu"])
     shown = {name: html.unescape(with_figures(text, tmp_path)) for name, text in fragments.items()}
     assert "with intervals over models and examples; models: 2" in shown["larger"]
     assert "with intervals over examples; one model" in shown["smollm2_gpu"]
