@@ -254,7 +254,8 @@ def _claims_shown(record: Record, results: Path, claims: pd.DataFrame, stages: l
         measured,
         "Effects of the recorded study beside the reported direction. "
         + "; ".join(f"{row.test}, {row.says}: {row.verdict}" for row in measured.itertuples()),
-        "Every effect that the recorded study measured, with its interval.",
+        "Every effect that the recorded study measured, with its interval. Triangles stand on the side that "
+        "the claim says.",
         _page(record, "/claims"),
     )
     origin = f"recorded: {_title(record, stages)}"
