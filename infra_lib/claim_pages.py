@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from infra_lib import tables
-from infra_lib.claims import count_verdicts
+from infra_lib.claims import count_verdicts, measure_implied
 from infra_lib.frames import rows as each_row
 from infra_lib.paper import load_paper, mark_says
 from infra_lib.style import UNITS
@@ -30,7 +30,9 @@ ARM_OF = {"before": "uniform", "flip": "flip", "reverse": "reverse", "removed": 
 """Our arm for each of the paper's."""
 
 
-def fragments(claims: pd.DataFrame, arms: pd.DataFrame, records: Mapping[str, Any]) -> dict[str, str]:
+def fragments(
+    claims: pd.DataFrame, arms: pd.DataFrame, differences: pd.DataFrame, records: Mapping[str, Any]
+) -> dict[str, str]:
     """Return the fragments of the claims' pages by name.
 
     Parameters
@@ -39,12 +41,16 @@ def fragments(claims: pd.DataFrame, arms: pd.DataFrame, records: Mapping[str, An
         As :func:`infra_lib.claims.measure_claims` gives them.
     arms
         Accuracy of arms: arm, domain, mean, low, high, runs, n.
+    differences
+        Between arms, as :func:`infra_lib.claims.measure_implied` takes them.
     records
         Provenance records by stage.
     """
     made = {
         "claims_overview": overview(claims),
         "claims_full": tables.claims_table(claims, origins(records)),
+        "claims_implied": implied(differences, origins(records)["accuracy"])
+        or "The study of this build has no such arm.",
         "numbers_beside": numbers_beside(arms, provenance_line(records, "05_reweighting_arms")),
     }
     for claim in load_paper()["claims"]:
@@ -112,6 +118,17 @@ def claim_head(claim: Mapping[str, Any], rows: pd.DataFrame) -> str:
 <p>{in_words(rows)}</p><p class="counts">{counts(rows)}</p></div>
 </div>
 """
+
+
+def implied(differences: pd.DataFrame, origin: str, *, measured_in: str = "measured in this build") -> str:
+    """Return the verdicts on arms that the paper does not report, counted and tabled; nothing for none."""
+    found = measure_implied(differences)
+    if found.empty:
+        return ""
+    table = tables.claims_table(found, {"accuracy": origin}, measured_in=measured_in)
+    return (
+        f'<p class="counts">{counts(found)}</p>\n\n{tables.folded("Every implied effect in numbers", table)}'
+    )
 
 
 def overview(claims: pd.DataFrame) -> str:

@@ -4,8 +4,8 @@ An effect is *reproduced* where its interval lies wholly on the side that the pa
 reports, *not reproduced* where it lies wholly on the other side, and *undecided* where it
 holds zero. An effect without an experiment is *not measured*. Nothing else enters.
 
-Arms that the paper does not report have effects on a side that its claims imply, by our inference; they
-stand where a study has the arms.
+Arms that the paper does not report are judged by the same rule, on the side that its claims imply by our
+inference, in a table of their own.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def count_verdicts(rows: pd.DataFrame) -> dict[str, int]:
 
 
 def measure_claims(measured: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return one row per test of a claim, and per implied effect that was measured, with a verdict.
+    """Return one row per test of a claim: reported beside measured, with a verdict.
 
     Parameters
     ----------
@@ -48,42 +48,51 @@ def measure_claims(measured: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         claim, title, test, says, domain, direction, reported, mark, mark_says, mean, low, high, unit,
         digits, runs, n, verdict.
     """
-    rows = []
-    for claim in load_paper()["claims"]:
-        inferred = [{"reported": IMPLIED, "mark": "I", **test} for test in claim.get("implied", [])]
-        for test in [*claim["tests"], *inferred]:
-            found = _measurement(test, measured)
-            if test in inferred and found["verdict"] == "not measured":
-                continue
-            mark = test.get("mark") or claim.get("mark")
-            row = {
-                "claim": claim["id"],
-                "title": claim["title"],
-                "test": test["id"],
-                "says": test["says"],
-                "domain": test.get("target", test["domain"]),
-                "direction": test["direction"],
-                "reported": test.get("reported", ""),
-                "mark": mark or "",
-                "mark_says": mark_says(mark),
-            }
-            rows.append(row | found)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        [_row(claim, test, measured) for claim in load_paper()["claims"] for test in claim["tests"]]
+    )
 
 
-def with_implied(claims: pd.DataFrame, arms: pd.DataFrame) -> pd.DataFrame:
-    """Return a record's claims with the implied effects of its arms, which may be younger than the record.
+def measure_implied(arms: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per effect that a claim implies for arms which the paper does not report.
+
+    An effect whose arms a study does not have is left out.
 
     Parameters
     ----------
-    claims
-        As :func:`measure_claims` gave them.
     arms
-        Differences between the record's arms, as :func:`measure_claims` takes them.
+        Differences between arms, as :func:`measure_claims` takes them.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As :func:`measure_claims`; ``reported`` is :data:`IMPLIED`, and the mark that of our inference.
     """
-    found = measure_claims({"arms": arms})
-    younger = found[~found["test"].isin(claims["test"])]
-    return pd.concat([claims, younger]).sort_values("test", ignore_index=True)
+    rows = [
+        _row(claim, {**test, "reported": IMPLIED, "mark": "I"}, {"arms": arms})
+        for claim in load_paper()["claims"]
+        for test in claim.get("implied", [])
+    ]
+    found = pd.DataFrame(rows)
+    return found[found["verdict"] != "not measured"].reset_index(drop=True)
+
+
+def _row(
+    claim: Mapping[str, Any], test: Mapping[str, Any], measured: Mapping[str, pd.DataFrame]
+) -> dict[str, Any]:
+    mark = test.get("mark") or claim.get("mark")
+    return {
+        "claim": claim["id"],
+        "title": claim["title"],
+        "test": test["id"],
+        "says": test["says"],
+        "domain": test.get("target", test["domain"]),
+        "direction": test["direction"],
+        "reported": test.get("reported", ""),
+        "mark": mark or "",
+        "mark_says": mark_says(mark),
+        **_measurement(test, measured),
+    }
 
 
 IMPLIED = "not reported; implied by the claim"

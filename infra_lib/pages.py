@@ -38,10 +38,13 @@ def write_generated(root: Path, study: str, results: Path) -> None:
     }
     claims = pd.read_parquet(results / "data" / "06_summary" / "claims.parquet")
     accuracy = pd.read_parquet(results / "data" / "03_finetune_evaluate" / "accuracy.parquet")
-    arms = pd.read_parquet(results / "data" / "05_reweighting_arms" / "arms.parquet")
+    arms, differences = (
+        pd.read_parquet(results / "data" / "05_reweighting_arms" / f"{name}.parquet")
+        for name in ("arms", "differences")
+    )
     fragments = {
         **landing(claims, accuracy, records),
-        **claim_pages.fragments(claims, arms, records),
+        **claim_pages.fragments(claims, arms, differences, records),
         "verdict_counts": verdict_counts(claims),
         "status": status(study, records),
         "determinism": determinism(root),
@@ -181,7 +184,7 @@ def parameters(root: Path) -> str:
             )
     headers = ["parameter", "default", "meaning", "it must be", "notebook"]
     table = tables.html_table(headers, rows, left=4, label="Parameters", stacked=True)
-    return record_pages.folded(f"All {len(rows)} parameters", table)
+    return tables.folded(f"All {len(rows)} parameters", table)
 
 
 def by_hand(root: Path) -> str:

@@ -107,6 +107,13 @@ def html_table(
     )
 
 
+def folded(heading: str, table: str) -> str:
+    """Return a long table that opens when its heading is asked for; what is no table stays as it is."""
+    if "<table" not in table:
+        return table
+    return f'<details class="infra-more"><summary>{heading}</summary>\n\n{table}\n\n</details>'
+
+
 def interval(mean: float, low: float, high: float, *, digits: int = 3, signed: bool = False) -> str:
     """Return ``mean [low, high]`` as text."""
     sign = "+" if signed else ""
@@ -405,7 +412,7 @@ def influential_examples(frame: pd.DataFrame) -> str:
 # --- Claims ------------------------------------------------------------------------------
 
 VERDICTS = {
-    "reproduced": "the interval lies on the side that the claim says",
+    "reproduced": "the interval lies on the claim's side",
     "not reproduced": "the interval lies on the other side",
     "undecided": "the interval holds zero",
     "not measured": "this build has no experiment for it yet",

@@ -63,7 +63,7 @@ stage.write_figure(
         for r in measured.itertuples()
     ),
     caption=f"Every measured effect with its {stage.params.confidence:.0%} interval over runs and problems or examples."
-    " Triangles stand on the side that the claim says.",
+    " Triangles stand on the side that the paper reports.",
 )
 
 # %% [markdown]

@@ -11,7 +11,7 @@ from bs4 import BeautifulSoup
 
 from infra_lib import claim_pages, figures, pages, style, tables
 from infra_lib.card import SIZE, draw_card
-from infra_lib.claims import measure_claims
+from infra_lib.claims import IMPLIED, measure_claims
 from infra_lib.drawing_functions import functions_page
 from infra_lib.paper import load_paper
 from infra_lib.stage import Stage
@@ -46,22 +46,37 @@ def arms() -> pd.DataFrame:
     )
 
 
+@pytest.fixture
+def differences() -> pd.DataFrame:
+    pair = {"arm_a": "hard_hard", "arm_b": "uniform", "domain": "code", "difference": -0.1}
+    return pd.DataFrame([{**pair, "low": -0.2, "high": -0.05, "runs": 6, "n": 250}])
+
+
 def texts(markup: str) -> list[list[str]]:
     rows = BeautifulSoup(markup, "html.parser").select("tbody tr")
     return [[cell.get_text(" ") for cell in row.select("td")] for row in rows]
 
 
-def test_every_claim_gets_its_fragments(claims, arms) -> None:
-    made = claim_pages.fragments(claims, arms, RECORDS)
+def test_every_claim_gets_its_fragments(claims, arms, differences) -> None:
+    made = claim_pages.fragments(claims, arms, differences, RECORDS)
     for claim in load_paper()["claims"]:
         rows = texts(made[f"claim_{claim['page']}_table"])
         assert [row[0] for row in rows] == [test["id"] for test in claim["tests"]]
         assert claim["claim"] in BeautifulSoup(made[f"claim_{claim['page']}"], "html.parser").get_text()
     assert len(texts(made["claims_full"])) == len(claims)
+    ((test, _, reported, _, verdict),) = texts(made["claims_implied"])
+    assert test == "2j"
+    assert IMPLIED in reported
+    assert verdict.startswith("reproduced")
+    none = claim_pages.fragments(claims, arms, differences.iloc[:0], RECORDS)
+    assert none["claims_implied"] == "The study of this build has no such arm."
 
 
-def test_measured_cells_carry_their_provenance_and_others_say_not_available(claims, arms) -> None:
-    rows = {row[0]: row for row in texts(claim_pages.fragments(claims, arms, RECORDS)["claims_full"])}
+def test_measured_cells_carry_their_provenance_and_others_say_not_available(
+    claims, arms, differences
+) -> None:
+    made = claim_pages.fragments(claims, arms, differences, RECORDS)
+    rows = {row[0]: row for row in texts(made["claims_full"])}
     for part in ("study tried", "abcdef012345", "base seeds [0, 1]", "a processor", "2026-01-02 03:04"):
         assert part in rows["2a"][3]
     assert "unused" not in rows["2a"][3]

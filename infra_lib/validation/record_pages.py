@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from infra_lib import claim_pages, style
 from infra_lib import figures as study_figures
-from infra_lib import style
 from infra_lib import tables as study_tables
 from infra_lib.attributes import compare_arms_by_base
-from infra_lib.claims import measure_claims, with_implied
+from infra_lib.claims import measure_claims
 from infra_lib.drawing_functions import numbered
 from infra_lib.files import copied
 from infra_lib.kinds import show
@@ -207,12 +207,14 @@ def _arms(record: Record, results: Path) -> str:
     differences, levels = record.table(ARMS, "differences"), record.optional(ARMS, "accuracy_by_difficulty")
     each = []
     if levels is not None and "difficulty" in levels:
-        each.append(folded("Accuracy of every arm by difficulty", study_tables.arm_levels_table(levels)))
+        each.append(
+            study_tables.folded("Accuracy of every arm by difficulty", study_tables.arm_levels_table(levels))
+        )
     if graded is not None:
         pairs = list(dict.fromkeys(zip(differences["arm_a"], differences["arm_b"], strict=True)))
         by_base = study_tables.base_differences_table(compare_arms_by_base(graded, pairs))
         each += [
-            folded("The same differences, each base by itself", by_base),
+            study_tables.folded("The same differences, each base by itself", by_base),
             f"Every answer's grade, {len(graded):,} in all, is in <code>{place}</code>.",
         ]
     return "\n\n".join(
@@ -228,7 +230,7 @@ def _arms(record: Record, results: Path) -> str:
                 _page(record, "/claims/flip"),
             ),
             study_tables.arms_table(arms),
-            folded(
+            study_tables.folded(
                 "Every difference between arms",
                 study_tables.differences_table(differences),
             ),
@@ -239,9 +241,14 @@ def _arms(record: Record, results: Path) -> str:
 
 def _claims(record: Record, results: Path) -> str:
     """Return every effect beside what the paper reports."""
-    claims, arms = record.table("06_summary", "claims"), record.optional(ARMS, "differences")
-    shown = claims if arms is None else with_implied(claims, arms)
-    return _claims_shown(record, results, shown, ["06_summary"])
+    shown = _claims_shown(record, results, record.table("06_summary", "claims"), ["06_summary"])
+    arms = record.optional(ARMS, "differences")
+    if arms is None:
+        return shown
+    origin = f"recorded: {_title(record, [ARMS])}"
+    implied = claim_pages.implied(arms, origin, measured_in="measured, recorded")
+    words = "Arms that the paper does not report, on the side that its claims imply:"
+    return f"{shown}\n\n{words}\n\n{implied}" if implied else shown
 
 
 def _claims_shown(record: Record, results: Path, claims: pd.DataFrame, stages: list[str]) -> str:
@@ -254,14 +261,15 @@ def _claims_shown(record: Record, results: Path, claims: pd.DataFrame, stages: l
         measured,
         "Effects of the recorded study beside the reported direction. "
         + "; ".join(f"{row.test}, {row.says}: {row.verdict}" for row in measured.itertuples()),
-        "Every effect that the recorded study measured, with its interval. Triangles stand on the side that "
-        "the claim says.",
+        "Every effect that the recorded study measured, with its interval (runs and problems, or examples).",
         _page(record, "/claims"),
     )
     origin = f"recorded: {_title(record, stages)}"
     origins = dict.fromkeys(style.UNITS, origin)
     table = study_tables.claims_table(claims, origins, measured_in="measured, recorded")
-    return f"{drawing}\n\n{folded('Every effect in numbers, beside what the paper reports', table)}"
+    return (
+        f"{drawing}\n\n{study_tables.folded('Every effect in numbers, beside what the paper reports', table)}"
+    )
 
 
 def _agreement(record: Record, results: Path) -> str:
@@ -318,7 +326,9 @@ def _validation_parts(record: Record, results: Path) -> dict[str, str]:
         ),
         "lds_table": tables.lds_table(lds),
         "ceiling": tables.ceiling_table(ceiling),
-        "differences": folded("Every difference between methods", tables.differences_table(differences)),
+        "differences": study_tables.folded(
+            "Every difference between methods", tables.differences_table(differences)
+        ),
         "dampings": drawn(
             "dampings",
             figures.dampings(fixed),
@@ -342,11 +352,11 @@ def _validation_parts(record: Record, results: Path) -> dict[str, str]:
             f"Change of the target against models trained on everything{figures.removal_words(removal)}. "
             "The noise of those models is in no interval.",
         ),
-        "brittleness": folded(
+        "brittleness": study_tables.folded(
             "Agreement between seeds, by method",
             tables.brittleness_table(record.table(stage, "brittleness")),
         ),
-        "single": folded(
+        "single": study_tables.folded(
             "One model, and the mean of several", tables.single_table(record.table(stage, "single"), lds)
         ),
         "agreement": _agreement(record, results),
@@ -358,7 +368,7 @@ def _validation_parts(record: Record, results: Path) -> dict[str, str]:
             f"Change of the target after a group was removed or doubled, {int(groups['seeds'].max())} "
             "retrainings each.",
         ),
-        "groups_table": folded("Every group, removed and doubled", tables.groups_table(groups)),
+        "groups_table": study_tables.folded("Every group, removed and doubled", tables.groups_table(groups)),
     }
 
 
@@ -371,13 +381,6 @@ def _title(record: Record, stages: list[str]) -> str:
 def _behind(record: Record, stage: str) -> list[str]:
     """Return what a fragment rests on: a stage, or all that the summary summed up."""
     return record.stages[: record.stages.index(stage) + 1] if stage == "06_summary" else [stage]
-
-
-def folded(heading: str, table: str) -> str:
-    """Return a long table that opens when its heading is asked for; what is no table stays as it is."""
-    if "<table" not in table:
-        return table
-    return f'<details class="infra-more"><summary>{heading}</summary>\n\n{table}\n\n</details>'
 
 
 def _badge(record: Record, stages: list[str]) -> str:
