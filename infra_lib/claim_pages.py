@@ -26,7 +26,13 @@ MEASURED_AS = {
 }
 """The domain of this study that stands in for a benchmark of the paper."""
 
-ARM_OF = {"before": "uniform", "flip": "flip", "reverse": "reverse", "removed": "without_exploration"}
+ARM_OF = {
+    "untuned": "untuned",
+    "before": "uniform",
+    "flip": "flip",
+    "reverse": "reverse",
+    "removed": "without_exploration",
+}
 """Our arm for each of the paper's."""
 
 
@@ -153,7 +159,7 @@ def numbers_beside(arms: pd.DataFrame, origin: str) -> str:
     ours = {(r.arm, r.domain): r for r in each_row(arms)}
     parts = []
     for experiment, group in numbers.groupby("experiment", sort=False):
-        columns = list(dict.fromkeys(group["arm"]))
+        columns = ["untuned", *dict.fromkeys(group["arm"])]
         known = {(r.model, r.benchmark, r.arm): r for r in each_row(group)}
         rows = [
             [

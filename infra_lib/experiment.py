@@ -23,6 +23,7 @@ from infra_lib.examples import Example
 from infra_lib.files import digest_of, file_digest, replacing
 from infra_lib.finetune import FinetuneConfig, check_weights, read_finished, run_key, weights_dtype
 from infra_lib.finetune.launch import finetune_on
+from infra_lib.finetune.store import weights_digest
 from infra_lib.jobs import run_jobs
 from infra_lib.models import load_model, load_tokenizer
 from infra_lib.pretrain import verify_base
@@ -39,7 +40,8 @@ class Run:
     base
         Folder of the base model.
     train, weights, test
-        Training examples, their weights (None: equal), and the problems of the exam.
+        Training examples (none: the base itself sits the exam), their weights (None: equal), and the exam's
+        problems.
     config
         Fine-tuning settings.
     sampling, engine
@@ -70,13 +72,15 @@ class Run:
 
     @property
     def key(self) -> str:
-        """Digest of everything that the trained weights depend on."""
+        """Digest of everything that the trained weights depend on; of the base's weights where none are."""
+        if not self.train:
+            return weights_digest(self.base)
         return run_key(self.base, self.train, check_weights(self.weights, self.train), self.config, self.seed)
 
     @property
     def folder(self) -> Path:
-        """Folder of the trained model."""
-        return self.root / self.key[:20]
+        """Folder of the model that sits the exam."""
+        return self.root / self.key[:20] if self.train else self.base
 
     @property
     def answers(self) -> Path:
@@ -89,7 +93,12 @@ class Run:
 
 def is_done(run: Run) -> bool:
     """Return whether the run's model and answers are there and whole."""
-    return is_intact(run.answers) and read_finished(run.folder, run.key) is not None
+    return is_intact(run.answers) and has_model(run)
+
+
+def has_model(run: Run) -> bool:
+    """Return whether the model of a run is there and whole; a base is checked by :func:`run_all`."""
+    return not run.train or read_finished(run.folder, run.key) is not None
 
 
 def train_and_evaluate(run: Run) -> pd.DataFrame:
@@ -102,17 +111,18 @@ def train_and_evaluate(run: Run) -> pd.DataFrame:
         category, sample, response, correct, reason.
     """
     if not is_done(run):
-        finetune_on(
-            run.devices,
-            run.base,
-            run.train,
-            run.config,
-            seed=run.seed,
-            folder=run.folder,
-            weights=run.weights,
-            device=run.device,
-            progress=False,
-        )
+        if run.train:
+            finetune_on(
+                run.devices,
+                run.base,
+                run.train,
+                run.config,
+                seed=run.seed,
+                folder=run.folder,
+                weights=run.weights,
+                device=run.device,
+                progress=False,
+            )
         graded = accuracy.evaluate(
             _engine(run),
             run.test,
@@ -164,7 +174,7 @@ def run_all(runs: Sequence[Run], *, processes: int = 2, progress: bool = True) -
     for run in missing:
         if run.answers.is_file() and not is_intact(run.answers):
             tqdm.write(f"{run.answers.name} {how_damaged(run.answers)}; the exam is taken again")
-        if run.folder.is_dir() and read_finished(run.folder, run.key) is None:
+        if run.folder.is_dir() and not has_model(run):
             tqdm.write(f"the model in {run.folder.name} is torn or changed; it is trained again")
     if missing:
         run_jobs(train_and_evaluate, missing, processes=processes, label="training runs", progress=progress)

@@ -56,6 +56,7 @@ def write_generated(root: Path, study: str, results: Path) -> None:
         "paper_marks": paper.marks_list(),
         "paper_facts": paper.facts_table(),
         "paper_numbers": paper.numbers_table(),
+        "paper_reference": paper.reference_table(),
         "paper_unknown": paper.bullet_list("unknown"),
         "paper_confounds": paper.bullet_list("confounds"),
         **data_pages.fragments(),

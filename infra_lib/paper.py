@@ -53,6 +53,18 @@ def numbers_table() -> str:
     )
 
 
+def reference_table() -> str:
+    """Return what a model card reports of the model before and after tuning; it is not the paper."""
+    card = load_paper()["reference"]
+    rows = [
+        [escape(n["benchmark"]), *(f"{n[key]:g} {card['unit']}" for key in ("untuned", "tuned"))]
+        for n in card["numbers"]
+    ]
+    caption = f"<p>{escape(card['model'])}, says the {escape(card['source'])}:</p>"
+    table = html_table(["benchmark", "untuned", "tuned"], rows, left=1, label=card["source"], stacked=True)
+    return f"{caption}\n\n{table}"
+
+
 def marks_list() -> str:
     """Return the meaning of the marks as a Markdown list."""
     return "\n".join(f"- **{mark}**: {says}" for mark, says in load_paper()["marks"].items())

@@ -28,6 +28,7 @@ PAGE_INKS = {INK: "currentColor", LINES: "var(--pst-color-border, #c9d1d9)"}
 DOMAIN_COLOURS = {"math": "#0072b2", "code": "#d55e00"}
 DOMAIN_MARKERS = {"math": "o", "code": "s"}
 ARM_COLOURS = {
+    "untuned": "#4d4d4d",
     "uniform": "#7f7f7f",
     "flip": "#009e73",
     "reverse": "#cc79a7",
@@ -42,6 +43,7 @@ ARM_COLOURS = {
     "easy_easy_tokens": "#e69f00",
 }
 ARM_MARKERS = {
+    "untuned": "x",
     "uniform": "o",
     "flip": "^",
     "reverse": "v",

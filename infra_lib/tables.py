@@ -246,7 +246,7 @@ def arms_table(frame: pd.DataFrame) -> str:
         rows.append(
             [
                 named(arm),
-                f"{cells[0].tokens_per_epoch / 1000:.0f} k",
+                "–" if pd.isna(tokens := cells[0].tokens_per_epoch) else f"{tokens / 1000:.0f} k",
                 *(interval(c.mean, c.low, c.high) for c in cells),
             ]
         )

@@ -13,8 +13,9 @@
 # in place of easy and easy code in place of hard; the reverse flip is its mirror. The other
 # takes exploration out of the training solutions. The
 # uniform arm stands beside them all, since a flip that beats only its mirror has not beaten
-# doing nothing. Every arm trains from the same bases with the same seeds and sits the
-# same exam, so differences are paired.
+# doing nothing, and the *untuned* base, which says what fine-tuning itself does. Every arm
+# trains from the same bases with the same seeds and sits the same exam, so differences are
+# paired.
 
 # %% tags=["parameters"]
 study: str = "small"  # name of the study
@@ -41,7 +42,7 @@ from infra_lib.examples import from_frame
 from infra_lib.experiment import Run, run_all
 from infra_lib.models import load_tokenizer
 from infra_lib.pass_at_k import pass_at_k_table, tries
-from infra_lib.reweight.study_arms import compared, composition_of, response_tokens, study_arm
+from infra_lib.reweight.study_arms import UNTUNED, compared, composition_of, response_tokens, study_arm
 from infra_lib.stage import open_stage
 from infra_lib.statistics import accuracy_by_group
 from infra_lib.study_data import exams_of
@@ -83,16 +84,19 @@ stage.write_figure(
 
 # %% [markdown]
 # ## Train every arm, from every base, with every seed
+#
+# The untuned bases sit the exam once each: nothing of them depends on a seed of fine-tuning.
 
 # %%
+entered = [(name, arm.examples, arm.weights, params.fine_tune_seeds) for name, arm in built.items()]
 runs = [
     Run(
         arm=name,
         base_seed=base_seed,
         seed=seed,
         base=bases[base_seed],
-        train=arm.examples,
-        weights=arm.weights,
+        train=examples,
+        weights=weights,
         test=test,
         config=params.finetune_config(),
         root=stage.runs,
@@ -102,9 +106,9 @@ runs = [
         devices=params.devices_per_run,
         sandbox=params.sandbox,
     )
-    for name, arm in built.items()
+    for name, examples, weights, seeds in [(UNTUNED, (), None, params.fine_tune_seeds[:1]), *entered]
     for base_seed in params.base_seeds
-    for seed in params.fine_tune_seeds
+    for seed in seeds
 ]
 answers = run_all(runs, processes=params.processes)
 stage.write_table("answers", answers)
@@ -116,7 +120,7 @@ print(f"{len(runs)} runs, {len(test)} exam problems each")
 # %%
 options = {"samples": params.bootstrap_samples, "confidence": params.confidence, "seed": params.seed}
 summary = accuracy_by_group(answers, ["arm", "domain"], **options).merge(
-    composition.groupby("arm")["tokens"].sum().rename("tokens_per_epoch").reset_index(), on="arm"
+    composition.groupby("arm")["tokens"].sum().rename("tokens_per_epoch").reset_index(), on="arm", how="left"
 )
 stage.write_table("arms", summary)
 stage.write_figure(
@@ -125,7 +129,8 @@ stage.write_figure(
     data=summary,
     alt="Accuracy on mathematics and code for each arm with intervals.",
     caption=f"Accuracy by arm with {params.confidence:.0%} intervals"
-    f" ({len(params.base_seeds)} bases × {len(params.fine_tune_seeds)} seeds, {len(test)} problems).",
+    f" ({len(params.base_seeds)} bases × {len(params.fine_tune_seeds)} seeds, untuned the bases alone;"
+    f" {len(test)} problems).",
 )
 
 # %%

@@ -180,7 +180,7 @@ if on:
             f"{figures.METHOD_NAMES[r.method]} {r.lds:.2f}"
             for r in each[each["target"] == report.MEAN].itertuples()
         ),
-        caption=f"LDS of single responses, averaged, over the same {params.validation_subsets} halves, with {params.confidence:.0%} intervals. Refined directions exist for whole targets alone.",
+        caption=f"LDS of single responses, averaged, over the same {params.validation_subsets} halves, with {params.confidence:.0%} intervals. Refined directions are of whole targets.",
     )
 else:
     shown = stage.write_fragment("lds_each", tables.NOT_RUN)

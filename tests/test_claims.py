@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from infra_lib.claims import IMPLIED, measure_claims, measure_implied, verdict
-from infra_lib.paper import MARKS, facts_table, load_paper, numbers_table
+from infra_lib.paper import MARKS, facts_table, load_paper, numbers_table, reference_table
 from infra_lib.reweight.study_arms import STUDY_ARMS, compared
 
 
@@ -106,6 +106,7 @@ def test_every_fact_and_number_of_the_paper_has_a_mark() -> None:
 def test_all_facts_and_numbers_reach_the_page() -> None:
     assert facts_table().count("<tr ") == len(load_paper()["facts"]) + 1
     assert numbers_table().count("<tr ") == len(load_paper()["numbers"]) + 1
+    assert reference_table().count("<tr ") == len(load_paper()["reference"]["numbers"]) + 1
 
 
 def test_sentences_and_tokens_find_their_rows() -> None:

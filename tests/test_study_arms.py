@@ -16,6 +16,7 @@ from infra_lib.models import load_tokenizer
 from infra_lib.reweight.study_arms import (
     PAIRS,
     STUDY_ARMS,
+    UNTUNED,
     check_arms,
     compared,
     composition_of,
@@ -64,8 +65,8 @@ def total(arm, domain: str) -> int:
 
 def test_every_arm_is_built_under_its_name_and_has_its_look(built) -> None:
     assert {name: arm.name for name, arm in built.items()} == {name: name for name in STUDY_ARMS}
-    assert set(ARM_COLOURS) == set(ARM_MARKERS) == set(STUDY_ARMS)
-    looks = [(ARM_COLOURS[name], ARM_MARKERS[name]) for name in STUDY_ARMS]
+    assert set(ARM_COLOURS) == set(ARM_MARKERS) == {UNTUNED, *STUDY_ARMS}
+    looks = [(ARM_COLOURS[name], ARM_MARKERS[name]) for name in ARM_COLOURS]
     assert len(set(looks)) == len(looks)
 
 

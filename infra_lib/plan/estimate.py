@@ -140,7 +140,8 @@ class Plan:
         if work.arm_runs:
             found += [
                 self.finetune(work.arm_runs, "05_reweighting_arms"),
-                self.generate(exam * work.arm_runs, "05_reweighting_arms"),
+                # The untuned models sit the exam beside the arms.
+                self.generate(exam * (work.arm_runs + work.models), "05_reweighting_arms"),
             ]
         if work.method:
             found += self.method(work.method)

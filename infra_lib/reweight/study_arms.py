@@ -8,6 +8,7 @@ arm                       training set
 ``influence``             uniform's examples, weighed by their influence on targets of other problems
 ``without_exploration``   uniform's examples without the sentences that check or seek another way
 ``fewer_tokens``          uniform less whole examples, with as many tokens as ``without_exploration``
+:data:`UNTUNED`           none: the base model itself, which stands beside every study's arms
 ========================  ==============================================================================
 """
 
@@ -28,6 +29,7 @@ from infra_lib.reweight.guided import GUIDED, guided_arm
 from infra_lib.study import Study, StudyArm
 
 STUDY_ARMS: tuple[str, ...] = get_args(StudyArm)
+UNTUNED = "untuned"
 TOKENS = "_tokens"
 """Ending of an arm that is matched in tokens."""
 

@@ -226,7 +226,8 @@ def _arms(record: Record, results: Path) -> str:
                 study_figures.arms(arms),
                 arms,
                 "Accuracy on mathematics and code for each arm with intervals.",
-                f"Accuracy by arm, {study_tables.of_runs(int(arms['runs'].max()))} each.",
+                f"Accuracy by arm with intervals, {study_tables.of_runs(int(arms['runs'].max()))} each, "
+                f"{' and '.join(str(n) for n in sorted(set(arms['n'])))} problems a domain.",
                 _page(record, "/claims/flip"),
             ),
             study_tables.arms_table(arms),
@@ -321,8 +322,8 @@ def _validation_parts(record: Record, results: Path) -> dict[str, str]:
             figures.lds(each, ceiling.iloc[:0]),
             each,
             "LDS of single responses, averaged, of each method with intervals.",
-            f"LDS of single responses, averaged, with intervals, {subsets}. Refined directions and the noise "
-            "ceiling exist for whole targets alone.",
+            f"LDS of single responses, averaged, with intervals, {subsets}. Refined directions are of whole "
+            "targets, and so is the noise ceiling that was computed.",
         ),
         "lds_table": tables.lds_table(lds),
         "ceiling": tables.ceiling_table(ceiling),

@@ -72,19 +72,29 @@ def choice_words(frame: pd.DataFrame) -> str:
     """Say which choice of the target is predicted best, by itself and on the outcome common to all.
 
     Columns as :func:`infra_lib.validation.report.choice_table`. Beside the best stands the plain choice, the
-    whole of the model's own correct responses, which the notebook of influence takes.
+    whole of the model's own correct responses, which the notebook of influence takes, and how many choices
+    are in reach of the best: their intervals hold its value.
     """
     lines = []
     for domain, part in frame.groupby("domain", sort=False):
-        rows = list(each_row(part))
-        plain = (r for r in rows if r.tokens == "whole" and r.responses == "own" and not r.balanced)
-        usual = next(plain, None)
+        plain = part[(part["tokens"] == "whole") & (part["responses"] == "own") & ~part["balanced"]]
         texts = []
-        for column, what in (("lds", "its own log-likelihood"), ("outcome", "that of the final answers")):
-            best = rows[int(part[column].to_numpy().argmax())]
-            text = f"{what}: <strong>{escape(choice_name(best))}</strong>, {_number(getattr(best, column))}"
-            beside = f" (whole response, own: {_number(getattr(usual, column))})" if usual else ""
-            texts.append(text + beside)
+        for column, low, high, what in (
+            ("lds", "low", "high", "its own log-likelihood"),
+            ("outcome", "outcome_low", "outcome_high", "that of the final answers"),
+        ):
+            ranked = part.dropna(subset=[column]).sort_values(column, ascending=False)
+            for best in ranked.iloc[:1].to_dict("records"):
+                name = escape(choice_name(next(each_row(ranked))))
+                others = ranked.iloc[1:]
+                near = int((others[high] >= best[column]).sum())
+                shown = [
+                    interval(row[column], row[low], row[high], digits=2)
+                    for row in (best, *plain.to_dict("records"))
+                ]
+                beside = f"; whole response, own: {shown[1]}" if len(shown) > 1 else ""
+                reach = f"{near} of {len(others)} others in reach"
+                texts.append(f"{what}: <strong>{name}</strong>, {shown[0]} ({reach}{beside})")
         lines.append(f"<p>Predicted best on {escape(name_of(domain))}, of {'; of '.join(texts)}.</p>")
     return "\n".join(lines) + "\n"
 
@@ -181,12 +191,14 @@ def _verdict(frame: pd.DataFrame, differences: pd.DataFrame, ceiling: pd.DataFra
         text += f" It is clearly below {' and '.join(behind)}."
     if at_end := [METHOD_NAMES[method] for method in held.index if _at_an_end(method, frame)]:
         named = " and ".join(at_end)
-        text += f" Of {named} the chosen damping is the last that was tried; one beyond it may be better."
+        text += (
+            f" Of {named} a damping at the end of those that were tried was chosen; one beyond may be better."
+        )
     return text
 
 
 def _at_an_end(method: str, frame: pd.DataFrame) -> bool:
-    """Return whether every half of the subsets chose the smallest, or the largest, of several dampings."""
+    """Return whether a half of the subsets chose the smallest or the largest of several dampings."""
     own = frame[(frame["method"] == method) & (frame["target"] == MEAN)]
     tried = own.loc[own["selection"] == "fixed", "damping"].dropna()
     chosen = {
@@ -195,7 +207,7 @@ def _at_an_end(method: str, frame: pd.DataFrame) -> bool:
         for value in str(text).split(",")
         if value.strip()
     }
-    return tried.nunique() > 1 and len(chosen) == 1 and chosen <= {tried.min(), tried.max()}
+    return tried.nunique() > 1 and bool(chosen & {tried.min(), tried.max()})
 
 
 def brittleness_table(frame: pd.DataFrame) -> str:
@@ -294,11 +306,18 @@ def agreement_sentence(frame: pd.DataFrame) -> str:
         ranks = ", ".join(
             f"{_signed(row.spearman)} for groups {change}" for change, row in rows.items() if change != "both"
         )
+        constant = (
+            "does better"
+            if both.constant > both.agree
+            else "does no better"
+            if both.agree > both.constant
+            else "does as well"
+        )
         once = "seeds" in part and part["seeds"].max() == 1
         lines.append(
             f"<p>On {escape(name_of(target))} the forecast has the sign of the outcome in "
             f"<strong>{both.agree:.0%}</strong> [{both.low:.0%}, {both.high:.0%}] of {both.n} changes "
-            f"({clear}); a forecast that is the same for all groups reaches {both.constant:.0%}. Rank "
+            f"({clear}); a forecast that is the same for all groups {constant}, {both.constant:.0%}. Rank "
             f"correlation of forecast and outcome: {ranks}.{ONCE if once else ''}</p>"
         )
     return "\n".join(lines) + "\n"

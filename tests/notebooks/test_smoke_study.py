@@ -51,7 +51,9 @@ def test_notebooks_that_need_one_process_run_side_by_side(smoke) -> None:
 
 def test_results_are_complete_and_consistent(smoke) -> None:
     answers = pd.read_parquet(smoke.stage("05_reweighting_arms") / "data" / "answers.parquet")
-    assert answers.groupby(["arm", "base_seed", "seed"]).size().tolist() == [20] * 8
+    assert (
+        answers.groupby(["arm", "base_seed", "seed"]).size().tolist() == [20] * 10
+    )  # four arms and the untuned base
     scores = pd.read_parquet(smoke.stage("04_example_influence") / "data" / "scores.parquet")
     assert scores.groupby(["base_seed", "target"]).size().tolist() == [60] * 4
     assert scores["score"].notna().all()
