@@ -306,19 +306,14 @@ def agreement_sentence(frame: pd.DataFrame) -> str:
         ranks = ", ".join(
             f"{_signed(row.spearman)} for groups {change}" for change, row in rows.items() if change != "both"
         )
-        constant = (
-            "does better"
-            if both.constant > both.agree
-            else "does no better"
-            if both.agree > both.constant
-            else "does as well"
-        )
+        ahead = both.constant - both.agree
+        constant = "as well" if ahead == 0 else "better" if ahead > 0 else "worse"
         once = "seeds" in part and part["seeds"].max() == 1
         lines.append(
             f"<p>On {escape(name_of(target))} the forecast has the sign of the outcome in "
             f"<strong>{both.agree:.0%}</strong> [{both.low:.0%}, {both.high:.0%}] of {both.n} changes "
-            f"({clear}); a forecast that is the same for all groups {constant}, {both.constant:.0%}. Rank "
-            f"correlation of forecast and outcome: {ranks}.{ONCE if once else ''}</p>"
+            f"({clear}); a forecast that is the same for all groups does {constant}, {both.constant:.0%}. "
+            f"Rank correlation of forecast and outcome: {ranks}.{ONCE if once else ''}</p>"
         )
     return "\n".join(lines) + "\n"
 

@@ -220,7 +220,9 @@ def test_agreement_is_counted_and_its_interval_draws_groups() -> None:
     assert found["spearman"].isna().loc["removed"]
     sentence = tables.agreement_sentence(found.reset_index())
     assert "no interval excludes zero" in sentence
-    assert "reaches 75%" in sentence
+    assert "does as well, 75%" in sentence
+    for agree, words in ((0.5, "does better, 75%"), (0.9, "does worse, 75%")):
+        assert words in tables.agreement_sentence(found.assign(agree=agree).reset_index())
     assert "not defined for groups removed" in sentence
 
 

@@ -367,6 +367,17 @@ def test_a_torn_record_is_not_shown(project) -> None:
         record_pages.fragments(project, project / "results")
 
 
+def test_the_best_choice_of_a_target_is_named_with_those_in_reach_of_it() -> None:
+    choices = FRAMES["choice"].query("domain == 'math'").assign(lds=[0.3, 0.3, 0.5, 0.8, 0.5, 0.5])
+    choices = choices.assign(low=choices["lds"] - 0.1, high=[0.4, 0.4, 0.8, 0.9, 0.6, 0.9])
+    said = html.unescape(tables.choice_words(choices))
+    assert (
+        "its own log-likelihood: <strong>critical tokens, own, balanced</strong>, 0.80 [0.70, 0.90]" in said
+    )
+    assert "(2 of 5 others in reach; whole response, own: 0.30 [0.20, 0.40])" in said
+    assert "that of the final answers" in said
+
+
 def test_the_verdict_says_what_was_not_reached() -> None:
     text = tables.verdict(lds_frame(0.45), differences_frame(-0.05), ceiling_frame())
     assert "the goal of 0.5 is missed, and the interval lies on both sides of it" in text
