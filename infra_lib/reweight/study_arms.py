@@ -30,6 +30,8 @@ from infra_lib.study import Study, StudyArm
 
 STUDY_ARMS: tuple[str, ...] = get_args(StudyArm)
 UNTUNED = "untuned"
+"""The base model's name among the arms."""
+
 TOKENS = "_tokens"
 """Ending of an arm that is matched in tokens."""
 

@@ -32,7 +32,7 @@ SECTIONS = {
     "Noise ceiling": ("ceiling",),
     "Damping": ("dampings",),
     "Which target can be predicted": ("choice", "choice_words"),
-    "Removal": ("removal",),
+    "Removal": ("removal", "removal_table"),
     "Groups removed and doubled": ("agreement", "groups", "groups_table"),
     "Other seeds": ("brittleness", "single"),
 }
@@ -353,6 +353,7 @@ def _validation_parts(record: Record, results: Path) -> dict[str, str]:
             f"Change of the target against models trained on everything{figures.removal_words(removal)}. "
             "The noise of those models is in no interval.",
         ),
+        "removal_table": study_tables.folded("Every removal", tables.removal_table(removal)),
         "brittleness": study_tables.folded(
             "Agreement between seeds, by method",
             tables.brittleness_table(record.table(stage, "brittleness")),

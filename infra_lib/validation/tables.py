@@ -77,26 +77,32 @@ def choice_words(frame: pd.DataFrame) -> str:
     """
     lines = []
     for domain, part in frame.groupby("domain", sort=False):
-        plain = part[(part["tokens"] == "whole") & (part["responses"] == "own") & ~part["balanced"]]
-        texts = []
-        for column, low, high, what in (
-            ("lds", "low", "high", "its own log-likelihood"),
-            ("outcome", "outcome_low", "outcome_high", "that of the final answers"),
-        ):
-            ranked = part.dropna(subset=[column]).sort_values(column, ascending=False)
-            for best in ranked.iloc[:1].to_dict("records"):
-                name = escape(choice_name(next(each_row(ranked))))
-                others = ranked.iloc[1:]
-                near = int((others[high] >= best[column]).sum())
-                shown = [
-                    interval(row[column], row[low], row[high], digits=2)
-                    for row in (best, *plain.to_dict("records"))
-                ]
-                beside = f"; whole response, own: {shown[1]}" if len(shown) > 1 else ""
-                reach = f"{near} of {len(others)} others in reach"
-                texts.append(f"{what}: <strong>{name}</strong>, {shown[0]} ({reach}{beside})")
+        texts = [
+            f"{what}: {_best_choice(part, *columns)}"
+            for what, *columns in (
+                ("its own log-likelihood", "lds", "low", "high"),
+                ("that of the final answers", "outcome", "outcome_low", "outcome_high"),
+            )
+            if part[columns[0]].notna().any()
+        ]
         lines.append(f"<p>Predicted best on {escape(name_of(domain))}, of {'; of '.join(texts)}.</p>")
     return "\n".join(lines) + "\n"
+
+
+def _best_choice(part: pd.DataFrame, value: str, low: str, high: str) -> str:
+    """Return the choice with the highest value, with its interval, those in reach, and the plain choice."""
+    first, *others = (
+        part.dropna(subset=[value]).sort_values(value, ascending=False, kind="stable").to_dict("records")
+    )
+    name = escape(choice_name(next(each_row(pd.DataFrame([first])))))
+    near = sum(row[high] >= first[value] for row in others)
+    plain = [
+        f"; whole response, own: {interval(row[value], row[low], row[high], digits=2)}"
+        for row in (first, *others)
+        if row["tokens"] == "whole" and row["responses"] == "own" and not row["balanced"]
+    ]
+    shown = interval(first[value], first[low], first[high], digits=2)
+    return f"<strong>{name}</strong>, {shown} ({near} of {len(others)} others in reach{''.join(plain)})"
 
 
 def single_table(single: pd.DataFrame, lds: pd.DataFrame) -> str:

@@ -54,6 +54,9 @@ def test_results_are_complete_and_consistent(smoke) -> None:
     assert (
         answers.groupby(["arm", "base_seed", "seed"]).size().tolist() == [20] * 10
     )  # four arms and the untuned base
+    arms = pd.read_parquet(smoke.stage("05_reweighting_arms") / "data" / "arms.parquet").set_index("arm")
+    assert arms.loc["untuned", "runs"].tolist() == [2, 2]
+    assert set(arms.index[arms["tokens_per_epoch"].isna()]) == {"untuned"}, "nothing was trained for it"
     scores = pd.read_parquet(smoke.stage("04_example_influence") / "data" / "scores.parquet")
     assert scores.groupby(["base_seed", "target"]).size().tolist() == [60] * 4
     assert scores["score"].notna().all()
