@@ -345,17 +345,19 @@ def target_counts_markdown(frame: pd.DataFrame) -> str:
     return html_table(headers, rows, left=2, label="Correct responses behind each target")
 
 
-def group_influence_table(frame: pd.DataFrame) -> str:
-    """Return mean influence of groups. Columns: target, domain, difficulty, mean, low, high, n."""
+def group_influence_table(frame: pd.DataFrame, by: str = "difficulty") -> str:
+    """Return mean influence of groups. Columns: target, domain, ``by``, mean, low, high, n."""
     targets = sorted(frame["target"].unique(), reverse=True)
-    wide = {(r.domain, r.difficulty, r.target): r for r in each_row(frame)}
     rows = []
-    for domain, level in dict.fromkeys((r.domain, r.difficulty) for r in each_row(frame)):
-        cells = [wide[domain, level, target] for target in targets]
-        shown = [interval(c.mean, c.low, c.high, digits=2, signed=True) for c in cells]
-        rows.append([named(domain), level_name(level), *shown, str(cells[0].n)])
-    headers = ["training examples", "difficulty", *(f"on {name_of(t)} (sd)" for t in targets), "n"]
-    return html_table(headers, rows, label="Mean influence of groups of training examples")
+    for (domain, group), part in frame.groupby(["domain", by], sort=False, dropna=False):
+        cells = {row.target: row for row in each_row(part)}
+        shown = [
+            interval(c.mean, c.low, c.high, digits=2, signed=True) for c in map(cells.__getitem__, targets)
+        ]
+        name = level_name(group) if by == "difficulty" else "none" if pd.isna(group) else escape(str(group))
+        rows.append([named(domain), name, *shown, str(cells[targets[0]].n)])
+    headers = ["training examples", by, *(f"on {name_of(t)} (sd)" for t in targets), "n"]
+    return html_table(headers, rows, left=2, label=f"Mean influence of examples by {by}", stacked=True)
 
 
 def transfer_table(frame: pd.DataFrame) -> str:

@@ -143,6 +143,14 @@ stage.write_figure(
 stage.write_fragment("group_influence", tables.group_influence_table(groups))
 
 # %% [markdown]
+# The same examples by category, where the data mark one.
+
+# %%
+categories = attributes.group_influence(scores, examples, ["domain", "category"], **options)
+stage.write_table("category_influence", categories)
+stage.write_fragment("category_influence", tables.group_influence_table(categories, "category"))
+
+# %% [markdown]
 # ## Hard against easy
 #
 # The paper's first claim as one number per target and training domain: the mean influence

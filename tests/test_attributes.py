@@ -189,3 +189,8 @@ def test_examples_without_a_difficulty_are_a_group_of_their_own() -> None:
     assert found["n"].tolist() == [2, 1, 3]
     assert pd.isna(found["difficulty"].iloc[2])
     assert "none" in group_influence_table(found)
+    by_category = found.drop(columns="difficulty").assign(category=["<b>", "map", None])
+    shown = group_influence_table(by_category, "category")
+    assert "map" in shown
+    assert "none" in shown
+    assert "<b>" not in shown
