@@ -28,6 +28,7 @@ from infra_lib.reliability import reliability_page, sandbox_speed
 from infra_lib.runner import parameters_cell, read_notebook
 from infra_lib.study import Study
 from infra_lib.validation import record_pages
+from infra_lib.validation.bounds import bounds_fragment
 
 
 def write_generated(root: Path, study: str, results: Path) -> None:
@@ -65,6 +66,7 @@ def write_generated(root: Path, study: str, results: Path) -> None:
         **write_gpu(root, results),
         "plans": plans_table(root),
         **record_pages.fragments(root, results),
+        "bounds": bounds_fragment(root),
     }
     fragments["functions"] = functions_page(results / "figures")
     for name, text in fragments.items():
