@@ -32,7 +32,6 @@ VARIATIONS: Mapping[str, Mapping[str, Any]] = {
     "as in the study": {},
     "one pass of training": {"validation_epochs": 1},
     "six passes of training": {"validation_epochs": 6},
-    "a third of the rate": {"validation_learning_rate": 1e-4},
     "attention's weights seen too": {"validation_layers": "all"},
 }
 """What is changed, by name. The optimiser is not among it: fine-tuning has one, AdamW."""
@@ -44,6 +43,7 @@ FEWER: Mapping[str, Any] = {
     "ceiling_subsets": 0,
     "removal_methods": [],
     "group_seeds": 1,
+    "bootstrap_samples": 2000,
     "validation_without": [method for method in VALIDATION_METHODS if method not in COMPARED],
 }
 """What all variations have in common, besides the study."""
