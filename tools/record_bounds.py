@@ -2,8 +2,8 @@
 
     python tools/record_bounds.py [PROJECT]
 
-Writes ``records/bounds`` and the list of checksums of ``records/``. It needs about ten minutes on two
-cores; interrupt it, start it again, it goes on. The variations: :mod:`infra_lib.validation.bounds`.
+Writes ``records/bounds`` and the list of checksums of ``records/``. It needs about five minutes on
+two cores; interrupt it, start it again, it goes on. The variations: :mod:`infra_lib.validation.bounds`.
 """
 
 from __future__ import annotations

@@ -31,7 +31,6 @@ COMPARED = ("ekfac", "graddot", "gradcos")
 VARIATIONS: Mapping[str, Mapping[str, Any]] = {
     "as in the study": {},
     "one pass of training": {"validation_epochs": 1},
-    "six passes of training": {"validation_epochs": 6},
     "attention's weights seen too": {"validation_layers": "all"},
 }
 """What is changed, by name. The optimiser is not among it: fine-tuning has one, AdamW."""
