@@ -21,8 +21,7 @@ import torch
 from benchmarks.gpu import Bench, driver
 from benchmarks.records import keep
 from benchmarks.setting import SIZES, Size, make_config, make_data, make_model
-from infra_lib.curvature import fit_factors
-from infra_lib.curvature.fit import construction_bytes
+from infra_lib.curvature import construction_bytes, fit_factors
 from infra_lib.models import mlp_linears
 from infra_lib.plan.estimate import Choices, Plan
 from infra_lib.plan.hardware import gpu_machine

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from infra_lib.curvature import Factors, captured
+from infra_lib.curvature import Factors, construction_bytes, layer_groups
+from infra_lib.device import read_back
 from infra_lib.distributed import shard
 from infra_lib.errors import NumericalError, ParameterError
+from infra_lib.example_gradients import example_gradients
 from infra_lib.examples import Example
-from infra_lib.models import Encoded, batches
+from infra_lib.models import Batch, Encoded, batches
 from infra_lib.responses import token_log_probs
 
 
@@ -32,6 +35,7 @@ def gradient_norms(
     method: str = "ekfac",
     pad_id: int = 0,
     batch_tokens: int = 4096,
+    memory_bytes: int = 2**33,
 ) -> np.ndarray:
     """Return ‖g_i‖² of each example's log-likelihood gradient over the named layers, shape [examples].
 
@@ -42,38 +46,47 @@ def gradient_norms(
     ----------
     factors, damping, method
         Curvature of the same model, as in :func:`infra_lib.influence.precondition`; None for the plain norm.
+    memory_bytes
+        A GPU's, for the factors of as many layers as a pass over the examples takes; there are as many
+        passes as that needs. On the CPU factors are where they are needed, and one pass takes all.
     """
     modules = dict(model.named_modules())
-    chosen = {name: modules[name] for name in names}
     part = shard(encoded)
     squared = np.zeros(len(part.rows))
-    for batch in batches(part.take(encoded), batch_tokens=batch_tokens, pad_id=pad_id):
-        batch = batch.to(model.device)
-        with captured(model, chosen) as seen:
-            token_log_probs(model, batch).sum().backward()
-        real = batch.attention_mask.unsqueeze(-1)
-        for name, (acts_bti, grads_bto) in seen.items():
-            grads_boi = torch.einsum("bto,bti->boi", grads_bto.float() * real, acts_bti.float())
-            if factors is None:
-                values = grads_boi.square().sum((1, 2))
-            else:
-                values = _curved(grads_boi, factors, name, damping, method)
-            squared[list(batch.rows)] += values.double().cpu().numpy()
+    groups = batches(part.take(encoded), batch_tokens=batch_tokens, pad_id=pad_id)
+    passes: list[list[str]] = [list(names)]
+    curve: Callable[[str], Any] | None = None
+    if factors is not None:
+        like = torch.empty(0, device=model.device)
+        curve = partial(factors.damped, method=method, damping=damping, like=like)
+    brings = curve is not None and model.device.type == "cuda"
+    if brings:
+        needs = {name: construction_bytes(modules[name], diagonal=False) for name in names}
+        passes = layer_groups(needs, memory_bytes)
+    for own in passes:
+        at_hand = {name: curve(name) for name in own}.__getitem__ if curve and brings else curve
+        squares = partial(_squared_norms, model, {name: modules[name] for name in own}, at_hand)
+        for values, batch in read_back((squares(batch.to(model.device)), batch) for batch in groups):
+            squared[list(batch.rows)] += values
     squared = part.gather_rows(squared)
     if not np.isfinite(squared).all():
         raise NumericalError("a gradient norm is not finite")
     return squared
 
 
-def _curved(
-    grads_boi: torch.Tensor, factors: Factors, name: str, damping: float, method: str
+def _squared_norms(
+    model: Any, modules: Mapping[str, torch.nn.Module], curve: Callable[[str], Any] | None, batch: Batch
 ) -> torch.Tensor:
-    layer = factors.layers[name]
-    values = factors.eigenvalues(name, method).to(grads_boi)
-    values = values + damping * values.mean()
-    if method in ("ekfac", "kfac"):
-        grads_boi = layer.q_out.to(grads_boi).T @ grads_boi @ layer.q_in.to(grads_boi)
-    return (grads_boi.square() / values).sum((1, 2))
+    """Return ‖g_i‖² of a batch [rows] over layers, or g_iᵀ (H + λ)⁻¹ g_i by their damped curvature."""
+    total = torch.zeros(len(batch.rows), dtype=torch.float64, device=model.device)
+    for name, grads_boi in example_gradients(model, modules, batch):
+        values, basis = curve(name) if curve else (None, None)
+        if basis is not None:
+            q_out, q_in = basis
+            grads_boi = q_out.T @ grads_boi @ q_in
+        squares = grads_boi.square() if values is None else grads_boi.square() / values
+        total += squares.sum((1, 2)).double()
+    return total
 
 
 def losses(
@@ -83,9 +96,12 @@ def losses(
     part = shard(encoded)
     mine = part.take(encoded)
     found = np.zeros(len(mine))
+    groups = batches(mine, batch_tokens=batch_tokens, pad_id=pad_id)
     with torch.no_grad():
-        for batch in batches(mine, batch_tokens=batch_tokens, pad_id=pad_id):
-            total = -token_log_probs(model, batch.to(model.device)).sum(1).double().cpu().numpy()
+        summed = (
+            (-token_log_probs(model, batch.to(model.device)).sum(1).double(), batch) for batch in groups
+        )
+        for total, batch in read_back(summed):
             found[list(batch.rows)] = total / [mine[row].n_tokens for row in batch.rows]
     return part.gather_rows(found)
 

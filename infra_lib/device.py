@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
+
+Item = TypeVar("Item")
+
+BEHIND = 2
+"""Batches that a GPU may have ahead of it before the host reads what the first of them gave."""
 
 
 def to_device(tensor: Tensor, device: str | torch.device) -> Tensor:
@@ -17,6 +25,49 @@ def to_device(tensor: Tensor, device: str | torch.device) -> Tensor:
     if target.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(target, non_blocking=True)
+
+
+def read_back(computed: Iterable[tuple[Tensor, Item]]) -> Iterator[tuple[np.ndarray, Item]]:
+    """Yield batches' results on the host, in order, while a GPU goes on with the batches after them.
+
+    Parameters
+    ----------
+    computed
+        Pairs of a tensor on any device and what it belongs to.
+    """
+    waiting: deque[tuple[Tensor, torch.cuda.Event | None, Item]] = deque()
+    for tensor, item in computed:
+        waiting.append((*_towards_host(tensor), item))
+        if len(waiting) > BEHIND or not tensor.is_cuda:
+            yield _arrived(*waiting.popleft())
+    while waiting:
+        yield _arrived(*waiting.popleft())
+
+
+def _towards_host(tensor: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    if not tensor.is_cuda:
+        return tensor, None
+    # A copy into memory that is not pinned would wait for everything before it.
+    home = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    home.copy_(tensor, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+    return home, event
+
+
+def _arrived(tensor: Tensor, event: torch.cuda.Event | None, item: Item) -> tuple[np.ndarray, Item]:
+    if event is None:
+        return tensor.numpy(), item
+    event.synchronize()
+    return tensor.numpy().copy(), item  # pinned memory is scarce
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Return the first name whose tensor is not finite, None if all are; the device is asked once for all."""
+    if not tensors:
+        return None
+    finite = torch.stack([torch.isfinite(tensor).all() for tensor in tensors.values()]).tolist()
+    return next((name for name, fine in zip(tensors, finite, strict=True) if not fine), None)
 
 
 @contextmanager

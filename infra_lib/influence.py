@@ -39,6 +39,7 @@ from tqdm import tqdm
 
 from infra_lib.attention import forward_attention, fused_attention
 from infra_lib.curvature import Factors, check_met, model_fingerprint, out_by_in, watched
+from infra_lib.device import first_not_finite, read_back, to_device
 from infra_lib.distributed import add_up, is_main, shard
 from infra_lib.errors import ModelError, NumericalError, ParameterError
 from infra_lib.models import Batch, Encoded, batches
@@ -142,7 +143,7 @@ def target_gradient(
             weight.grad = grad
     add_up(totals.values())
     gradient = {name: out_by_in(modules[name], total) for name, total in totals.items()}
-    norm = sum(float(part.square().sum()) for part in gradient.values())
+    norm = float(torch.stack([part.square().sum() for part in gradient.values()]).double().sum())
     if not np.isfinite(norm) or norm == 0:
         raise NumericalError(f"the target's gradient has squared norm {norm}; it must be finite and above 0")
     return gradient
@@ -221,19 +222,17 @@ def precondition_all(
     for name in names:
         own = {t: gradient[name].to(device) for t, gradient in gradients.items() if name in gradient}
         like = next(iter(own.values()))
-        values = factors.eigenvalues(name, method).to(like)
-        values = values + damping * values.mean()
-        if method not in ("diagonal", "identity"):
-            layer = factors.layers[name]
-            q_out, q_in = layer.q_out.to(like), layer.q_in.to(like)
+        values, basis = factors.damped(name, method, damping, like)
         for target, grad in own.items():
-            if method in ("diagonal", "identity"):
+            if basis is None:
                 direction = grad / values
             else:
+                q_out, q_in = basis
                 direction = q_out @ ((q_out.T @ grad @ q_in) / values) @ q_in.T
             directions[target][name] = direction.to(dtype or grad.dtype)
-            if not torch.isfinite(directions[target][name]).all():
-                raise NumericalError(f"the preconditioned direction of layer {name} is not finite")
+    for own in directions.values():
+        if bad := first_not_finite(own):
+            raise NumericalError(f"the preconditioned direction of layer {bad} is not finite")
     return directions
 
 
@@ -278,23 +277,27 @@ def token_scores(
     plain = has_plain_head(model, encoded[0])
     scorer = _Scorer(model, response_states if plain else response_logits)
     finish = _through_head if plain else _log_prob_derivative
-    for batch in tqdm(groups, desc="scoring tokens", unit="batch", disable=not (progress and is_main())):
-        batch = batch.to(model.device)
 
-        def forward(values: dict[str, Tensor], batch: Batch = batch) -> Tensor:
+    def derive(batch: Batch) -> Tensor:
+        """Return the derivatives [targets, loss terms] of a batch."""
+
+        def forward(values: dict[str, Tensor]) -> Tensor:
             return torch.func.functional_call(scorer, values, (batch,))
 
-        def derivative(
-            tangent: dict[str, Tensor], forward: Callable[[dict[str, Tensor]], Tensor] = forward
-        ) -> tuple[Tensor, Tensor]:
+        def derivative(tangent: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
             return torch.func.jvp(forward, (weights,), (tangent,))[:2]
 
         with torch.no_grad(), forward_attention(model, batch):
             # The stub of vmap knows no None among several outputs; the documentation does.
             mapped = torch.func.vmap(derivative, out_dims=(None, 0))  # type: ignore[arg-type]
             primal, tangent = mapped(tangents)
-        derived = finish(model, primal, tangent, batch).cpu().numpy()
-        _scatter(scores, derived, batch)
+        return finish(model, primal, tangent, batch)
+
+    shown = tqdm(groups, desc="scoring tokens", unit="batch", disable=not (progress and is_main()))
+    for derived, batch in read_back((derive(batch.to(model.device)), batch) for batch in shown):
+        for k, target in enumerate(scores):
+            for row, values in batch.by_row(derived[k]):
+                scores[target][row] = values
     scores = part.gather(scores)
     _check(scores)
     return scores
@@ -364,8 +367,10 @@ def _backward(
     weights: Sequence[Tensor] | None = None,
 ) -> None:
     """Run forward and backward of a batch's summed (or per-token mean) log-likelihoods."""
-    counts = batch.loss_mask.sum(1)
-    share = (1 / counts if per_token else torch.ones_like(counts).float()).repeat_interleave(counts)
+    # Counted on the host: the device need not be asked how many shares there are.
+    counts = torch.tensor(batch.terms)
+    shares = (1 / counts if per_token else torch.ones(len(counts))).repeat_interleave(counts)
+    share = to_device(shares, batch.input_ids.device)
     if not plain:
         torch.autograd.backward((response_log_probs(model, batch) * share).sum(), inputs=weights)
         return
@@ -405,30 +410,30 @@ def position_scores(
     part = shard(encoded)
     scores: dict[str, list[np.ndarray]] = {target: [np.empty(0)] * len(part.rows) for target in directions}
     groups = batches(part.take(encoded), batch_tokens=batch_tokens, pad_id=pad_id)
-    for batch in tqdm(groups, desc="scoring positions", unit="batch", disable=not (progress and is_main())):
-        batch = batch.to(model.device)
-        totals = {target: torch.zeros(batch.input_ids.numel(), device=model.device) for target in directions}
+
+    def derive(batch: Batch) -> Tensor:
+        """Return the scores [targets, padded positions] of a batch."""
+        totals = torch.zeros(len(directions), batch.input_ids.numel(), device=model.device)
         inputs: dict[str, Tensor] = {}
 
-        def contract(
-            name: str,
-            grads: Tensor,
-            inputs: dict[str, Tensor] = inputs,
-            totals: Mapping[str, Tensor] = totals,
-        ) -> None:
+        def contract(name: str, grads: Tensor) -> None:
             acts = inputs.pop(name).flatten(0, -2)
-            for target, direction in directions.items():
+            for total, direction in zip(totals, directions.values(), strict=True):
                 pulled = acts @ direction[name].to(acts).T
                 # Below float32 the sum must not be rounded to the model's type before it is added.
                 wide = torch.promote_types(pulled.dtype, torch.float32)
-                totals[target] += (pulled * grads.flatten(0, -2)).sum(-1, dtype=wide)
+                total += (pulled * grads.flatten(0, -2)).sum(-1, dtype=wide)
 
         # Contracted as the backward pass meets each layer: one layer's rows in memory, not all of them.
         with watched(model, chosen, inputs.__setitem__, contract):
             _backward(model, batch, plain)
-        real = batch.attention_mask.bool().cpu().numpy()
-        for target in directions:
-            values = totals[target].view(batch.input_ids.shape).cpu().numpy()
+        return totals
+
+    shown = tqdm(groups, desc="scoring positions", unit="batch", disable=not (progress and is_main()))
+    for totals, batch in read_back((derive(batch.to(model.device)), batch) for batch in shown):
+        real = batch.attention_mask.bool().numpy()
+        for k, target in enumerate(directions):
+            values = totals[k].reshape(real.shape)
             for i, row in enumerate(batch.rows):
                 scores[target][row] = values[i][real[i]]
     scores = part.gather(scores)
@@ -507,14 +512,6 @@ def check_model(factors: Factors, model: Any) -> None:
     """
     if model_fingerprint(model) != factors.fingerprint:
         raise ModelError("these factors belong to another model; fit them on this one")
-
-
-def _scatter(scores: dict[str, list[np.ndarray]], derived: np.ndarray, batch: Batch) -> None:
-    """Put a batch's derivatives [targets, loss terms] where their examples stand."""
-    ends = batch.loss_mask.sum(1).cumsum(0).tolist()
-    for k, target in enumerate(scores):
-        for row, values in zip(batch.rows, np.split(derived[k], ends[:-1]), strict=True):
-            scores[target][row] = values
 
 
 def _check(scores: Mapping[str, Sequence[np.ndarray]]) -> None:

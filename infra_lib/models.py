@@ -13,12 +13,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -415,6 +416,8 @@ class Batch:
         batch: position t predicts token t + 1, so it carries a loss term where the mask of t + 1 is set.
     rows
         Index of each row in the encoded list.
+    lengths, terms
+        Tokens and loss terms of each row. They stay on the host, which must not wait for a GPU to tell.
     """
 
     input_ids: Tensor
@@ -423,12 +426,23 @@ class Batch:
     position_ids: Tensor
     predicting: Tensor
     rows: tuple[int, ...]
+    lengths: tuple[int, ...]
+    terms: tuple[int, ...]
 
     def to(self, device: str | torch.device) -> Batch:
         """Return the batch on a device; to a GPU it is copied while that computes."""
         fields = (self.input_ids, self.attention_mask, self.loss_mask, self.position_ids, self.predicting)
         moved = [to_device(tensor, device) for tensor in fields]
-        return Batch(moved[0], moved[1], moved[2], moved[3], moved[4], self.rows)
+        return Batch(moved[0], moved[1], moved[2], moved[3], moved[4], self.rows, self.lengths, self.terms)
+
+    @property
+    def padded(self) -> bool:
+        """Whether a row is shorter than the longest."""
+        return min(self.lengths) < self.input_ids.shape[1]
+
+    def by_row(self, values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield each row's index in the encoded list and its part of values [loss terms]."""
+        return zip(self.rows, np.split(values, np.cumsum(self.terms)[:-1]), strict=True)
 
     @property
     def labels(self) -> Tensor:
@@ -492,7 +506,9 @@ def _pad(rows: Sequence[Encoded], indices: tuple[int, ...], pad_id: int, side: s
     positions = (attention.cumsum(1) - 1).clamp(min=0)
     carries = torch.nn.functional.pad(loss_mask[:, 1:], (0, 1))
     predicting = carries.flatten().nonzero().squeeze(1)
-    return Batch(input_ids, attention, loss_mask, positions, predicting, indices)
+    lengths = tuple(len(row.input_ids) for row in rows)
+    terms = tuple(carries.sum(1).tolist())
+    return Batch(input_ids, attention, loss_mask, positions, predicting, indices, lengths, terms)
 
 
 def count_response_tokens(tokenizer: Any, examples: Sequence[Example]) -> Mapping[str, int]:

@@ -32,9 +32,9 @@ from trak.gradient_computers import AbstractGradientComputer
 from trak.modelout_functions import AbstractModelOutput
 from trak.projectors import BasicProjector, CudaProjector, ProjectionType
 
-from infra_lib.curvature import captured
 from infra_lib.distributed import Shard, is_main, shard, size
 from infra_lib.errors import NumericalError, ParameterError
+from infra_lib.example_gradients import example_gradients
 from infra_lib.models import Batch, Encoded, batches, linears
 from infra_lib.responses import response_logits, spread_out
 
@@ -101,14 +101,8 @@ class _Gradients(AbstractGradientComputer):
 
     def compute_per_sample_grad(self, batch: Batch) -> Tensor:
         """Return gradients [batch, parameters]."""
-        with captured(self.model, self.layers) as seen:
-            self.modelout_fn.get_output(self.model, batch).sum().backward()
-        real = batch.attention_mask.unsqueeze(-1)
-        parts = [
-            torch.einsum("bto,bti->boi", seen[name][1].float() * real, seen[name][0].float()).flatten(1)
-            for name in self.layers
-        ]
-        return torch.cat(parts, dim=1)
+        found = dict(example_gradients(self.model, self.layers, batch, self.modelout_fn.get_output))
+        return torch.cat([found[name].flatten(1) for name in self.layers], dim=1)
 
     def compute_loss_grad(self, batch: Batch) -> Tensor:
         """Return the derivative of the loss by f [batch, 1]."""

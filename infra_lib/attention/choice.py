@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from infra_lib.attention.masks import known_padding, register_masks
 from infra_lib.attention.rule import NAME, register
 from infra_lib.models import Batch
 
@@ -21,7 +22,8 @@ def fused_attention(model: Any, batch: Batch) -> Iterator[None]:
     Eager attention keeps [heads, tokens, tokens] for every layer until the backward pass; fused attention
     keeps none of it.
     """
-    with _implementation(model, "sdpa", usable=_leaves(model, batch, forward_mode=False)):
+    register_masks("sdpa")
+    with _implementation(model, "sdpa", batch, forward_mode=False):
         yield
 
 
@@ -33,7 +35,7 @@ def forward_attention(model: Any, batch: Batch) -> Iterator[None]:
     attention stays.
     """
     register()
-    with _implementation(model, NAME, usable=_leaves(model, batch, forward_mode=True)):
+    with _implementation(model, NAME, batch, forward_mode=True):
         yield
 
 
@@ -73,12 +75,13 @@ def _leaves(model: Any, batch: Batch, *, forward_mode: bool) -> bool:
 
 
 @contextmanager
-def _implementation(model: Any, name: str, *, usable: bool) -> Iterator[None]:
-    if not usable:
+def _implementation(model: Any, name: str, batch: Batch, *, forward_mode: bool) -> Iterator[None]:
+    if not _leaves(model, batch, forward_mode=forward_mode):
         yield
         return
     model.set_attn_implementation(name)
     try:
-        yield
+        with known_padding(batch.padded):
+            yield
     finally:
         model.set_attn_implementation("eager")

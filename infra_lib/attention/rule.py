@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from infra_lib.attention import blocks
 from infra_lib.attention.kernels import derivative_kernel, is_usable
+from infra_lib.attention.masks import register_masks
 
 NAME = "infra_forward"
 """The name under which transformers knows this attention."""
@@ -26,7 +26,7 @@ NAME = "infra_forward"
 def register() -> None:
     """Make the attention known to transformers, with the masks of its fused attention."""
     AttentionInterface.register(NAME, _attend)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+    register_masks(NAME)
 
 
 def _attend(

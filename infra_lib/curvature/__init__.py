@@ -23,7 +23,7 @@ Source: George et al. 2018 (arXiv 1806.03884); Grosse et al. 2023 (arXiv 2308.03
 
 from infra_lib.curvature.eigen import eigenbasis
 from infra_lib.curvature.factors import METHODS, Factors, LayerFactors
-from infra_lib.curvature.fit import fit_factors, partitions
+from infra_lib.curvature.fit import construction_bytes, fit_factors, layer_groups, partitions
 from infra_lib.curvature.labels import LABELS
 from infra_lib.curvature.layers import (
     captured,
@@ -41,8 +41,10 @@ __all__ = [
     "LayerFactors",
     "captured",
     "check_met",
+    "construction_bytes",
     "eigenbasis",
     "fit_factors",
+    "layer_groups",
     "model_fingerprint",
     "out_by_in",
     "partitions",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from infra_lib.device import to_device
 from infra_lib.errors import ParameterError
 
 METHODS = ("ekfac", "kfac", "diagonal", "identity")
@@ -75,3 +76,22 @@ class Factors:
         if method == "identity":
             return torch.ones_like(layer.corrected)
         raise ParameterError("method", method, f"one of {', '.join(METHODS)}")
+
+    def damped(
+        self, name: str, method: str, damping: float, like: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Return a layer's eigenvalues + damping × their mean [out, in], and (Q_G, Q_A).
+
+        Both are on the device and of the type of ``like``. Methods that stay in the weights' own basis
+        have no eigenvectors.
+        """
+
+        def brought(part: Tensor) -> Tensor:
+            return to_device(part, like.device).to(like.dtype)
+
+        values = brought(self.eigenvalues(name, method))
+        values = values + damping * values.mean()
+        if method in ("diagonal", "identity"):
+            return values, None
+        layer = self.layers[name]
+        return values, (brought(layer.q_out), brought(layer.q_in))

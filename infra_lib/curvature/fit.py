@@ -20,7 +20,7 @@ from infra_lib.curvature.layers import check_met, model_fingerprint, watched, we
 from infra_lib.curvature.moments import Positions, mirror
 from infra_lib.curvature.passes import CovariancePass, KeptRows, MomentPass
 from infra_lib.curvature.store import PartitionWriter, load_partition
-from infra_lib.device import moment_products
+from infra_lib.device import first_not_finite, moment_products
 from infra_lib.distributed import add_up, add_up_number, check_same, is_main, is_stored, shard, spread
 from infra_lib.errors import DataError, NumericalError, ParameterError
 from infra_lib.files import digest_of
@@ -285,9 +285,8 @@ def _second_moments(
     count = add_up_number(count)
     for total in (*corrected.values(), *plain.values()):
         total.div_(count)
-    for name in modules:
-        if not torch.isfinite(corrected[name]).all():
-            raise NumericalError(f"the squared gradients of layer {name} are not finite")
+    if bad := first_not_finite(corrected):
+        raise NumericalError(f"the squared gradients of layer {bad} are not finite")
     return corrected, plain
 
 

@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
-from infra_lib.curvature import METHODS, Factors, captured
-from infra_lib.curvature.fit import layer_groups
+from infra_lib.curvature import METHODS, Factors, layer_groups
+from infra_lib.device import read_back
 from infra_lib.errors import NumericalError, ParameterError
+from infra_lib.example_gradients import example_gradients
 from infra_lib.examples import Example
 from infra_lib.influence import Direction, precondition_all
-from infra_lib.models import Encoded, batches
-from infra_lib.responses import token_log_probs
+from infra_lib.models import Batch, Encoded, batches
 
 Key = tuple[str, float, str]
 """Method, damping, target."""
@@ -44,18 +45,23 @@ def scores_along(
     keys = list(directions)
     names = list(next(iter(directions.values())))
     modules = dict(model.named_modules())
+    chosen = {name: modules[name] for name in names}
     stacked = {n: torch.stack([directions[k][n].flatten() for k in keys]) for n in names}  # [keys, out·in]
     scores, squared = np.zeros((len(keys), len(encoded))), np.zeros(len(encoded))
-    for batch in batches(encoded, batch_tokens=batch_tokens, pad_id=pad_id):
-        batch = batch.to(model.device)
-        with captured(model, {n: modules[n] for n in names}) as seen:
-            token_log_probs(model, batch).sum().backward()
-        real = batch.attention_mask.unsqueeze(-1)
+
+    def derive(batch: Batch) -> Tensor:
+        """Return the scores of a batch, and under them squared norms [directions + 1, rows]."""
+        found = torch.zeros(len(keys) + 1, len(batch.rows), dtype=torch.float64, device=model.device)
+        for name, grads_boi in example_gradients(model, chosen, batch):
+            grads_bg = grads_boi.flatten(1)
+            found[:-1] += (stacked[name].to(grads_bg) @ grads_bg.T).double()
+            found[-1] += grads_bg.square().sum(1).double()
+        return found
+
+    groups = batches(encoded, batch_tokens=batch_tokens, pad_id=pad_id)
+    for found, batch in read_back((derive(batch.to(model.device)), batch) for batch in groups):
         rows = list(batch.rows)
-        for name, (acts_bti, grads_bto) in seen.items():
-            grads_bg = torch.einsum("bto,bti->boi", grads_bto.float() * real, acts_bti.float()).flatten(1)
-            scores[:, rows] += (stacked[name].to(grads_bg) @ grads_bg.T).double().cpu().numpy()
-            squared[rows] += grads_bg.square().sum(1).double().cpu().numpy()
+        scores[:, rows], squared[rows] = found[:-1], found[-1]
     if not (np.isfinite(scores).all() and np.isfinite(squared).all()):
         raise NumericalError("a score of the sweep is not finite")
     return dict(zip(keys, scores, strict=True)), np.sqrt(squared)

@@ -26,8 +26,7 @@ import torch
 from torch import nn
 
 from infra_lib.attention import leaves_eager
-from infra_lib.curvature import weight_shape
-from infra_lib.curvature.fit import construction_bytes, layer_groups, partitions
+from infra_lib.curvature import construction_bytes, layer_groups, partitions, weight_shape
 from infra_lib.curvature.labels import SAMPLED_PARTS
 from infra_lib.evaluate.generate.transformers_engine import CACHE_BYTES, cached_bytes
 from infra_lib.finetune.config import MIXED, FinetuneConfig

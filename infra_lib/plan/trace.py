@@ -152,4 +152,6 @@ def meta_batch(rows: int, tokens: int) -> Batch:
         ids,
         ids.flatten(),
         tuple(range(rows)),
+        (tokens,) * rows,
+        (tokens,) * rows,
     )

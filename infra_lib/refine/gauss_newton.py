@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from infra_lib.device import first_not_finite
 from infra_lib.errors import ModelError, NumericalError, ParameterError
 from infra_lib.models import Batch, Encoded, batches
 from infra_lib.refine.stacks import Stacked
@@ -78,14 +79,11 @@ class GaussNewton:
         totals = {name: torch.zeros_like(stacked[name]) for name in self.names}
         for batch in batches(chosen, batch_tokens=self.batch_tokens, pad_id=self.pad_id):
             batch = batch.to(self.model.device)
-            # Position t predicts token t + 1: its logits count where the mask of t + 1 is set.
-            where = batch.loss_mask[:, 1:].flatten().nonzero().squeeze(-1)
-            pulled = batch_product(self.model, weights, tangents, batch, where)
+            pulled = batch_product(self.model, weights, tangents, batch, batch.predicting)
             for name, total in totals.items():
                 total += self._stored(name, pulled[f"{name}.weight"]).to(total) / len(chosen)
-        for name, total in totals.items():
-            if not torch.isfinite(total).all():
-                raise NumericalError(f"the Gauss–Newton product of layer {name} is not finite")
+        if bad := first_not_finite(totals):
+            raise NumericalError(f"the Gauss–Newton product of layer {bad} is not finite")
         return totals
 
     def _stored(self, name: str, stacked: Tensor) -> Tensor:
@@ -101,12 +99,12 @@ def batch_product(
     Parameters
     ----------
     where
-        Positions [loss terms] in the flattened [batch, tokens − 1] whose logits count.
+        Positions [loss terms] in the flattened [batch, tokens] whose logits count.
     """
 
     def logits(values: dict[str, Tensor]) -> Tensor:
         output = torch.func.functional_call(model, values, (), {**batch.inputs, "use_cache": False}).logits
-        kept = output[:, :-1].flatten(0, 1).index_select(0, where)
+        kept = output.flatten(0, 1).index_select(0, where)
         return kept.to(torch.promote_types(kept.dtype, torch.float32))
 
     def forward(tangent: dict[str, Tensor]) -> Tensor:

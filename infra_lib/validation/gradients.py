@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from infra_lib.curvature import Factors, captured, weight_shape
-from infra_lib.curvature.fit import layer_groups
+from infra_lib.curvature import Factors, layer_groups, weight_shape
+from infra_lib.device import to_device
 from infra_lib.errors import NumericalError, ParameterError
+from infra_lib.example_gradients import example_gradients
 from infra_lib.models import Encoded, batches
-from infra_lib.responses import token_log_probs
 
 CURVED = ("ekfac", "kfac", "diagonal")
 """Methods that take a damping."""
@@ -74,8 +74,10 @@ def gradient_scores(
         raise ParameterError("target", 0, "at least one target example")
     shape = len(train), len(targets)
     keys: list[Key] = [(method, float(damping)) for method in methods for damping in dampings]
-    scores = {key: np.zeros(shape) for key in [*keys, ("graddot", None)]}
-    squared = np.zeros(len(train))
+    # On the device, so that no layer waits for the one before it to be read.
+    nothing = torch.zeros(shape, dtype=torch.float64, device=model.device)
+    sums = {key: nothing.clone() for key in [*keys, ("graddot", None)]}
+    squared = torch.zeros(len(train), dtype=torch.float64, device=model.device)
     if memory_bytes is None:
         memory_bytes = 2**33 if model.device.type == "cuda" else 2**29
     modules = dict(model.named_modules())
@@ -85,10 +87,11 @@ def gradient_scores(
         found_target = _gradients(model, targets, names, pad_id, batch_tokens)
         for name in names:
             rows, columns = found_train.pop(name), found_target.pop(name)
-            squared += rows.square().sum((1, 2)).double().cpu().numpy()
+            squared += rows.square().sum((1, 2)).double()
             for key, table in _layer_scores(rows, columns, factors, name, keys):
-                scores[key] += table
-    scores["gradcos", None] = scores["graddot", None] / np.sqrt(squared)[:, None]
+                sums[key] += table
+    scores = {key: total.cpu().numpy() for key, total in sums.items()}
+    scores["gradcos", None] = scores["graddot", None] / np.sqrt(squared.cpu().numpy())[:, None]
     if not all(np.isfinite(table).all() for table in scores.values()):
         raise NumericalError("a score is not finite")
     return scores
@@ -96,7 +99,7 @@ def gradient_scores(
 
 def _layer_scores(
     rows: Tensor, columns: Tensor, factors: Factors, name: str, keys: Sequence[Key]
-) -> Iterator[tuple[Key, np.ndarray]]:
+) -> Iterator[tuple[Key, Tensor]]:
     """Yield one layer's part of each score from gradients [examples, out, in]."""
     yield ("graddot", None), _product(rows, columns)
     layer = factors.layers[name]
@@ -110,8 +113,8 @@ def _layer_scores(
                 yield (method, damping), _product(rows / (values + damping * values.mean()), columns)
 
 
-def _product(rows: Tensor, columns: Tensor) -> np.ndarray:
-    return (rows.flatten(1) @ columns.flatten(1).T).double().cpu().numpy()
+def _product(rows: Tensor, columns: Tensor) -> Tensor:
+    return (rows.flatten(1) @ columns.flatten(1).T).double()
 
 
 def _gradients(
@@ -126,11 +129,7 @@ def _gradients(
     }
     for batch in batches(encoded, batch_tokens=batch_tokens, pad_id=pad_id):
         batch = batch.to(model.device)
-        with captured(model, chosen) as seen:
-            token_log_probs(model, batch).sum().backward()
-        real = batch.attention_mask.unsqueeze(-1)
-        for name, (acts_bti, grads_bto) in seen.items():
-            found[name][list(batch.rows)] = torch.einsum(
-                "bto,bti->boi", grads_bto.float() * real, acts_bti.float()
-            )
+        rows = to_device(torch.tensor(batch.rows), model.device)
+        for name, grads_boi in example_gradients(model, chosen, batch):
+            found[name].index_copy_(0, rows, grads_boi)
     return found

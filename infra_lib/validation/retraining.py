@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from infra_lib.checksums import forget_checksum, is_intact, write_checksum
 from infra_lib.closure import code_digest
+from infra_lib.device import read_back
 from infra_lib.errors import ParameterError
 from infra_lib.examples import Example
 from infra_lib.files import digest_of, replacing
@@ -197,11 +198,10 @@ def log_probs(
 ) -> list[np.ndarray]:
     """Return the log-probability of each response token, one array [response tokens] per example."""
     found: list[np.ndarray] = [np.empty(0)] * len(encoded)
-    for batch in batches(encoded, batch_tokens=batch_tokens, pad_id=pad_id):
-        batch = batch.to(model.device)
-        values = response_log_probs(model, batch).float().cpu().numpy()
-        ends = batch.loss_mask.sum(1).cumsum(0).tolist()
-        for row, own in zip(batch.rows, np.split(values, ends[:-1]), strict=True):
+    groups = batches(encoded, batch_tokens=batch_tokens, pad_id=pad_id)
+    computed = ((response_log_probs(model, batch.to(model.device)).float(), batch) for batch in groups)
+    for values, batch in read_back(computed):
+        for row, own in batch.by_row(values):
             found[row] = own
     return found
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from infra_lib.attribute import METHODS
 from infra_lib.attribute.options import EXAMPLES_ONLY
 from infra_lib.cli import app
-from infra_lib.curvature.fit import construction_bytes
+from infra_lib.curvature import construction_bytes
 from infra_lib.errors import InfraError, ModelError, NumericalError, ParameterError
 from infra_lib.examples import Example, write_jsonl
 from infra_lib.models import linears, save_model
