@@ -53,7 +53,7 @@ from infra_lib.influence import (
     token_scores,
 )
 from infra_lib.models import batches, mlp_linears
-from infra_lib.provenance import environment
+from infra_lib.provenance import driver, environment
 from infra_lib.responses import response_states
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -285,8 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--disk", type=Path, help="where factors are stored meanwhile")
     parser.add_argument("--commit", help="of the code, where it was copied here without its history")
     options = parser.parse_args(arguments)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("no CUDA device here; to see that it runs at all: --device cpu --quick")
+    needs_gpu(options.device, "--device cpu --quick")
     sizes = {"tiny": SIZES["tiny"]} if options.quick else {name: GPU_SIZES[name] for name in options.sizes}
     cuda = options.device == "cuda"
     record: dict[str, Any] = {
@@ -336,15 +335,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"recorded in {options.out}")
 
 
-def driver() -> str:
-    """Return the version of the GPU's driver, or that there is none."""
-    import subprocess
-
-    try:
-        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "none"
+def needs_gpu(device: str, instead: str) -> None:
+    """End with a word where a GPU is asked for and there is none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit(f"no CUDA device here; to see that it runs at all: {instead}")
 
 
 def _version(package: str) -> str:

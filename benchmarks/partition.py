@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import Bench, driver
+from benchmarks.gpu import Bench, needs_gpu
 from benchmarks.records import keep
 from benchmarks.setting import SIZES, Size, make_config, make_data, make_model
 from infra_lib.curvature import construction_bytes, fit_factors
@@ -27,7 +27,7 @@ from infra_lib.plan.estimate import Choices, Plan
 from infra_lib.plan.hardware import gpu_machine
 from infra_lib.plan.passes import Architecture
 from infra_lib.plan.workload import Lengths, Workload
-from infra_lib.provenance import environment
+from infra_lib.provenance import driver, environment
 
 RECORD = Path(__file__).resolve().parents[1] / "records" / "gpu" / "partition.json"
 SHAPES = {
@@ -77,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         record = json.loads(options.plan.read_text(encoding="utf-8"))
         keep(options.plan, {**record, "plan": planned(record)})
         return
+    needs_gpu(options.device, "--device cpu --shape tiny")
     size = SHAPES[options.shape]
     size = replace(size, train=options.sequences or size.train)
     torch.set_default_dtype(torch.bfloat16 if options.device == "cuda" else torch.float32)

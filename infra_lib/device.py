@@ -13,10 +13,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from infra_lib.errors import ParameterError
+
 Item = TypeVar("Item")
 
 BEHIND = 2
 """Batches that a GPU may have ahead of it before the host reads what the first of them gave."""
+
+
+def check_device(device: str, parameter: str = "device") -> None:
+    """Raise where a GPU is asked for and there is none.
+
+    Raises
+    ------
+    ParameterError
+        Naming ``parameter``.
+    """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ParameterError(parameter, device, "cpu on this machine, which has no CUDA device")
 
 
 def to_device(tensor: Tensor, device: str | torch.device) -> Tensor:
@@ -97,15 +111,34 @@ def moment_products(dtype: torch.dtype) -> Iterator[None]:
         yield
 
 
+_noted = 0
+
+
+def device_peak() -> int:
+    """Return the most bytes that the GPU's allocator held in this process (0 without a GPU)."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+
+
+def held_free(device: torch.device) -> int:
+    """Return the bytes that a GPU's allocator holds and nothing takes."""
+    return torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def note_device_peak(found: int) -> None:
+    """Remember what a worker's allocator held, for :func:`peak_bytes`."""
+    global _noted
+    _noted = max(_noted, found)
+
+
 def peak_bytes() -> dict[str, int]:
     """Return high-water marks in bytes, since the process began.
 
     ``process`` is resident memory of this process, ``worker`` that of the largest process that it has waited
-    for (0 if none), ``device`` what the GPU's allocator held (0 without one).
+    for (0 if none), ``device`` what the GPU's allocator held, here or in the worker where it held most.
     """
     unit = 1 if sys.platform == "darwin" else 1024
     return {
         "process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
         "worker": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit,
-        "device": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
+        "device": max(_noted, device_peak()),
     }

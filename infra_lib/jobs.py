@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from infra_lib.device import device_peak, note_device_peak
 from infra_lib.errors import InfraError, ParameterError
 from infra_lib.processes import end_with_parent
 
@@ -57,10 +58,11 @@ def run_jobs(
         min(processes, max(1, len(jobs))), context, initializer=_use_threads, initargs=(threads, os.getpid())
     )
     with pool, tqdm(total=len(jobs), desc=label, unit="run", disable=not progress) as bar:
-        futures = {pool.submit(work, job): index for index, job in enumerate(jobs)}
+        futures = {pool.submit(_with_peak, work, job): index for index, job in enumerate(jobs)}
         try:
             for future in as_completed(futures):
-                results[futures[future]] = future.result()
+                results[futures[future]], peak = future.result()
+                note_device_peak(peak)
                 bar.update()
         except BrokenProcessPool:
             raise InfraError(
@@ -71,6 +73,10 @@ def run_jobs(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [results[index] for index in range(len(jobs))]
+
+
+def _with_peak(work: Callable[[Job], Result], job: Job) -> tuple[Result, int]:
+    return work(job), device_peak()
 
 
 def _use_threads(threads: int, parent: int) -> None:

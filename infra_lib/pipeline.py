@@ -87,7 +87,7 @@ def run(root: Path, study: Study, stages: Sequence[str], *, force: bool = False)
     Snakemake goes by times and parameters; content has the last word: the stamp of a stage whose results
     no longer hold is taken away first, and the runner reuses those that still do.
     """
-    check_sandbox(root, study, stages)
+    check_machine(root, study, stages)
     stamps = {stage: stamp(root, study.study, stage) for stage in STAGES}
     for stage in STAGES:
         if why_stale(root, stage, study):
@@ -110,17 +110,23 @@ def run(root: Path, study: Study, stages: Sequence[str], *, force: bool = False)
     return code
 
 
-def check_sandbox(root: Path, study: Study, stages: Sequence[str]) -> None:
-    """Make sure, before long work, that what must run can wall off the programs that it grades.
+def check_machine(root: Path, study: Study, stages: Sequence[str]) -> None:
+    """Make sure, before long work, that what must run has its device, and a wall around what it grades.
 
     Raises
     ------
+    ParameterError
+        For a GPU that is not there.
     SandboxError
-        Where it cannot, with the one command to type.
+        Where there is no wall, with the one command to type.
     """
     asked = {*stages, *(needed for stage in stages for needed in STAGES[stage])}
-    grading = [stage for stage in STAGES if stage in asked and "sandbox" in declared_parameters(root, stage)]
-    if any(why_stale(root, stage, study) for stage in grading):
+    runs = [stage for stage in STAGES if stage in asked and why_stale(root, stage, study)]
+    if study.device != "cpu" and any("device" in declared_parameters(root, stage) for stage in runs):
+        from infra_lib.device import check_device
+
+        check_device(study.device)
+    if any("sandbox" in declared_parameters(root, stage) for stage in runs):
         resolve(study.sandbox)
 
 

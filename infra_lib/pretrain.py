@@ -18,6 +18,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM, Trainer, set_seed
 
 from infra_lib.checksums import damage, folder_digests
+from infra_lib.device import check_device
 from infra_lib.errors import DataError, ModelError, ParameterError
 from infra_lib.files import digest_of, file_digest, read_sealed, replace_folder, write_sealed
 from infra_lib.finetune import train_quietly, trainer_arguments
@@ -88,10 +89,11 @@ def pretrain(
     Raises
     ------
     ParameterError
-        For fewer tokens than one block.
+        For fewer tokens than one block, or a GPU that is not there.
     """
     if config.tokens < config.block:
         raise ParameterError("pretrain_tokens", config.tokens, f"at least one block ({config.block})")
+    check_device(device)
     # Named by what is trained, so that a training is never continued as another one.
     work = folder.with_name(f".{folder.name}.{digest_of([asdict(config), seed])[:12]}.part")
     work.mkdir(parents=True, exist_ok=True)

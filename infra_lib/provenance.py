@@ -76,9 +76,23 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def driver() -> str:
+    """Return the version of the GPU's driver, or that there is none."""
+    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        said = []
+    return said[0] if said else "none"
+
+
 def environment(device: str = "cpu") -> dict[str, Any]:
-    """Return commit, versions, device, threads of a process (as ``OMP_NUM_THREADS``) and operating system."""
+    """Return commit, versions, device, threads of a process (as ``OMP_NUM_THREADS``) and operating system.
+
+    On a GPU its driver too.
+    """
     return {
+        **({"driver": driver()} if device.startswith("cuda") else {}),
         "threads": int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1),
         "commit": commit(),
         "versions": versions(),

@@ -6,14 +6,19 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
+from tqdm import tqdm
 
+from infra_lib.attribute.checks import against_float32, judge
+from infra_lib.attribute.scorer import Scorer
 from infra_lib.attributes import score_table
 from infra_lib.curvature import fit_factors
+from infra_lib.device import held_free
+from infra_lib.distributed import add_up_number, is_main, size
 from infra_lib.examples import Example
 from infra_lib.influence import (
     Direction,
@@ -28,6 +33,9 @@ from infra_lib.influence import (
 from infra_lib.jobs import run_jobs
 from infra_lib.launched import TRAINING_SET, scores_on
 from infra_lib.models import Encoded, encode, load_model, load_tokenizer
+
+COSINES = ("cosine", "token_cosine", "gradient_cosine")
+"""What is kept of the comparison with float32."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,8 @@ class Scored:
     encoded
         The training examples in tokens, in the order of ``tokens``.
     checks
-        Layers, positions, worst orthogonality and residual of the factors.
+        Layers, positions, worst orthogonality and residual of the factors; below float32, the lowest cosine
+        of any target with float32 on a sample: of example scores, token scores and the target's gradient.
     seconds
         Time of each step, in words.
     """
@@ -108,6 +117,9 @@ def score_training_set(
     ------
     ParameterError
         For more processes than devices or examples.
+    NumericalError
+        Below float32, where scores have little to do with those in float32
+        (:func:`infra_lib.attribute.checks.judge`).
     """
     tokenizer = load_tokenizer(model_folder)
     pad = tokenizer.pad_token_id or 0
@@ -152,11 +164,13 @@ def score_training_set(
         for name, examples in targets.items()
     }
 
+    def gradient(own: Sequence[Encoded]) -> Direction:
+        options: dict[str, Any] = {"pad_id": pad, "batch_tokens": batch_tokens, "offload": True}
+        return target_gradient(model, list(factors.layers), own, **options)
+
     def direction(own: list[Encoded]) -> Direction:
         # A gradient has four bytes a weight, whatever the model has: one at a time, and none is kept.
-        options: dict[str, Any] = {"pad_id": pad, "batch_tokens": batch_tokens, "offload": True}
-        gradient = target_gradient(model, list(factors.layers), own, **options)
-        return moved(precondition(factors, gradient, damping=damping, dtype=dtype, device=device), home)
+        return moved(precondition(factors, gradient(own), damping=damping, dtype=dtype, device=device), home)
 
     # Those that wait for their pass do not wait on the device.
     home = "cpu" if targets_at_once < len(correct) else device
@@ -167,9 +181,9 @@ def score_training_set(
     names = list(directions)
     for start in range(0, len(names), targets_at_once):
         some = {name: moved(directions[name], device) for name in names[start : start + targets_at_once]}
-        size: dict[str, Any] = {"pad_id": pad, "batch_tokens": batch_tokens, "progress": progress}
-        tokens |= token_scores(model, encoded, some, **size)
-        for name, rows in position_scores(model, encoded, some, **size).items():
+        passes: dict[str, Any] = {"pad_id": pad, "batch_tokens": batch_tokens, "progress": progress}
+        tokens |= token_scores(model, encoded, some, **passes)
+        for name, rows in position_scores(model, encoded, some, **passes).items():
             positions[name] = [
                 response_positions(row, values)[1] for row, values in zip(encoded, rows, strict=True)
             ]
@@ -181,11 +195,35 @@ def score_training_set(
         "orthogonality": max(check["orthogonality"] for check in factors.checks.values()),
         "residual": max(check["residual"] for check in factors.checks.values()),
     }
+    if dtype != torch.float32 and float32_fits(model, directions):
+        all_there = {name: moved(own, device) for name, own in directions.items()}
+        scorer = Scorer(model, all_there, "loss", pad_id=pad, batch_tokens=batch_tokens)
+        found = against_float32(scorer, encoded, tokens, correct, gradient)
+        judge(found, str(dtype).removeprefix("torch."), with_tokens=True, instead="precision: float32")
+        checks |= {
+            f"float32_{name}": min(cast("float", own[name]) for own in found.values()) for name in COSINES
+        }
     seconds = ", ".join(
         f"{name} {after - before:.1f} s"
         for name, before, after in zip(("factors", "directions", "scores"), times, times[1:], strict=False)
     )
     return _scored(train, encoded, tokens, positions, checks, seconds)
+
+
+def float32_fits(model: Any, directions: Mapping[str, Direction]) -> bool:
+    """Return whether there is room for a comparison in float32: always on a CPU, on all devices or on none.
+
+    The model grows by two bytes a weight; each target's direction takes four, and so do two gradients.
+    """
+    if model.device.type != "cuda":
+        return True
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    attributed = sum(part.numel() for own in directions.values() for part in own.values())
+    free = torch.cuda.mem_get_info(model.device)[0] + held_free(model.device)
+    fits = free > 1.2 * (2 * weights + 12 * attributed)
+    if not fits and is_main():
+        tqdm.write("no room for the model in float32, with which its scores would be compared")
+    return add_up_number(int(fits)) == size()
 
 
 def score_models(

@@ -70,6 +70,7 @@ stage.write_fragment("target_counts", tables.target_counts_markdown(counts))
 # One EK-FAC fit per model, one preconditioned direction per target, and one forward-mode
 # pass over the training set that scores every token; an example's score is the sum of its
 # tokens'. A backward pass gives the other reading of a token: the position that predicts it.
+# Where the study computes below float32, the table has the cosines with float32 on a sample.
 
 # %%
 models = stage.read_json("03_finetune_evaluate", "models")

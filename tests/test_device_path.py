@@ -9,13 +9,18 @@ import pytest
 import torch
 from simulated_gpu import OnGpu, simulated_gpu, to_simulated_gpu
 
+from infra_lib import device, pipeline, provenance
 from infra_lib.baselines import gradient_norms, losses
 from infra_lib.curvature import fit_factors
 from infra_lib.device import read_back
+from infra_lib.errors import ParameterError
 from infra_lib.influence import position_scores, precondition_all, target_gradient, token_scores
+from infra_lib.jobs import _with_peak
 from infra_lib.method.sweeps import scores_along
 from infra_lib.models import Encoded
+from infra_lib.pretrain import PretrainConfig, pretrain
 from infra_lib.refine import GaussNewton
+from infra_lib.study import Study
 from infra_lib.validation.gradients import gradient_scores
 from infra_lib.validation.retraining import log_probs
 
@@ -206,3 +211,45 @@ def test_results_come_back_in_order_and_behind_the_device(gpu) -> None:
         ahead.append(len(computed) - number)
     assert ahead == [3, 3, 3, 2, 1]
     assert not gpu.waits
+
+
+# --- Where there is no GPU ---------------------------------------------------------------
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.reliability(kind="bad input", title="a study on a GPU where there is none")
+def test_a_study_on_a_gpu_that_is_not_there_stops_before_it_starts(root, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(pipeline, "why_stale", lambda *_: ["it has not run"])
+    study = Study(device="cuda", sandbox="process")
+    for stage in ("02_base_model", "06_summary"):
+        with pytest.raises(ParameterError, match=r"device is 'cuda'.*no CUDA device"):
+            pipeline.check_machine(root, study, [stage])
+    pipeline.check_machine(root, study, ["01_data"])
+    with pytest.raises(ParameterError, match="no CUDA device"):
+        pretrain(PretrainConfig(), 0, tmp_path / "base", device="cuda")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(pipeline, "why_stale", lambda *_: [])
+    pipeline.check_machine(root, study, ["02_base_model"])  # what is there already needs no GPU
+
+
+def test_the_largest_worker_on_a_gpu_counts_in_a_stages_peak(monkeypatch) -> None:
+    monkeypatch.setattr(device, "_noted", 0)
+    monkeypatch.setattr(device.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(device.torch.cuda, "max_memory_allocated", lambda: 100)
+    assert device.peak_bytes()["device"] == 100
+    result, peak = _with_peak(len, "job")
+    assert (result, peak) == (3, 100)
+    for held in (300, 200):
+        device.note_device_peak(held)
+    assert device.peak_bytes()["device"] == 300
+
+
+def test_the_driver_is_recorded_of_a_gpu_alone(monkeypatch, tmp_path) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 580.1\necho 580.1\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert provenance.environment("cuda")["driver"] == "580.1"
+    assert "driver" not in provenance.environment("cpu")
+    program.unlink()
+    assert provenance.driver() == "none"

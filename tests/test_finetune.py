@@ -13,7 +13,7 @@ from conftest import tiny_qwen2
 from typer.testing import CliRunner
 
 from infra_lib.cli import app
-from infra_lib.errors import ModelError, ParameterError
+from infra_lib.errors import ModelError, NumericalError, ParameterError
 from infra_lib.files import write_sealed
 from infra_lib.finetune import FinetuneConfig, WeightedTrainer, check_weights, finetune
 from infra_lib.finetune.batches import Collator, MicroBatches, Rows
@@ -55,6 +55,14 @@ def test_loss_is_the_weighted_sum_over_response_tokens(tokenizer, splits) -> Non
         terms = torch.stack([-logits[t - 1, row.input_ids[t]] for t in torch.where(row.loss_mask)[0]])
         expected, count = expected + weight * terms.sum(), count + len(terms)
     assert torch.allclose(loss_of(model, batch_of(tokenizer, examples, weights)), expected / count, rtol=1e-5)
+
+
+@pytest.mark.reliability(kind="fault", title="a training whose loss becomes no number")
+def test_a_training_that_diverges_is_named_and_leaves_no_model(model_folder, splits, tmp_path) -> None:
+    wild = dataclasses.replace(CONFIG, learning_rate=1e30, epochs=3, warmup_fraction=0.0)
+    with pytest.raises(NumericalError, match=r"training loss is (nan|inf) at step \d+.*learning_rate"):
+        finetune(model_folder, splits.train, wild, seed=0, folder=tmp_path / "wild", progress=False)
+    assert not (tmp_path / "wild").exists()
 
 
 def test_weight_two_has_the_gradient_of_a_doubled_example(tokenizer, splits) -> None:

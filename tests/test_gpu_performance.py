@@ -126,6 +126,8 @@ def test_a_step_that_fails_is_recorded_and_the_rest_goes_on(tmp_path) -> None:
 def test_a_missing_gpu_is_said_before_anything_runs(tmp_path) -> None:
     with pytest.raises(SystemExit, match="no CUDA device here"):
         gpu.main(["--out", str(tmp_path / "x.json")])
+    with pytest.raises(SystemExit, match="no CUDA device here"):
+        partition.main(["--out", str(tmp_path / "x.json")])
     assert not (tmp_path / "x.json").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from conftest import tiny_qwen2
 
 from infra_lib import launched, scoring
 from infra_lib.distributed import launch
-from infra_lib.errors import InfraError, ParameterError
+from infra_lib.errors import InfraError, NumericalError, ParameterError
 from infra_lib.examples import read_jsonl
 from infra_lib.explorer.score import score_methods
 from infra_lib.models import save_model
@@ -56,6 +57,38 @@ def test_a_training_set_is_scored_by_two_as_by_one(model_folder, train, targets,
     assert "factors" in two.seconds
     names = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("one", "two")]
     assert names[0] == names[1]
+
+
+def test_scores_below_float32_are_compared_with_float32(model_folder, train, targets, tmp_path) -> None:
+    options = {"max_tokens": 60, "memory_bytes": 2**20, "progress": False, "dtype": torch.bfloat16}
+    one = score_training_set(model_folder, train, targets, folder=tmp_path / "one", **options)
+    two = score_training_set(model_folder, train, targets, folder=tmp_path / "two", devices=2, **options)
+    exact = score_training_set(model_folder, train, targets, folder=tmp_path / "exact", max_tokens=60)
+    for name in scoring.COSINES:
+        assert 0.95 < one.checks[f"float32_{name}"] < 1
+        assert two.checks[f"float32_{name}"] == pytest.approx(one.checks[f"float32_{name}"], abs=0.01)
+        assert f"float32_{name}" not in exact.checks
+
+
+def test_scores_that_have_little_to_do_with_float32_are_refused(
+    model_folder, train, targets, tmp_path, monkeypatch
+) -> None:
+    low = {"cosine": 0.3, "token_cosine": 0.9, "gradient_cosine": 0.9}
+    monkeypatch.setattr(scoring, "against_float32", lambda *_: {"math": low, "code": low})
+    with pytest.raises(NumericalError, match=r"in bfloat16 the cosine to float32.*use precision: float32"):
+        score_training_set(
+            model_folder, train, targets, folder=tmp_path, max_tokens=60, dtype=torch.bfloat16, progress=False
+        )
+
+
+def test_without_room_for_float32_nothing_is_compared(model_folder, monkeypatch, capsys) -> None:
+    there = SimpleNamespace(device=torch.device("cuda", 0), parameters=lambda: [torch.zeros(1000)])
+    directions = {"math": {"layer": torch.zeros(500)}, "code": {"layer": torch.zeros(500)}}
+    monkeypatch.setattr(scoring, "held_free", lambda _device: 1000)
+    for free, fits in ((16_000, True), (15_000, False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device, free=free: (free, 0))
+        assert scoring.float32_fits(there, directions) is fits
+    assert "no room for the model in float32" in capsys.readouterr().out
 
 
 def test_models_side_by_side_are_scored_as_one_after_the_other(

@@ -52,6 +52,16 @@ def test_absent_and_torn_pieces_are_named_and_nothing_is_put_together(sent, tmp_
     assert folder_digests(tmp_path / "there") == folder_digests(folder)
 
 
+def test_a_splitting_that_was_killed_is_done_again_by_the_same_command(sent, tmp_path) -> None:
+    folder, carried = sent
+    left = tmp_path / "again.part"
+    left.mkdir()
+    (left / "piece-0007").write_bytes(b"of the one that was killed")
+    assert pieces(tmp_path, "split", folder, tmp_path / "again", 1).returncode == 0
+    assert folder_digests(tmp_path / "again") == folder_digests(carried)
+    assert not left.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [

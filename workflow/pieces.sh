@@ -15,9 +15,12 @@ split_folder() {
     [ -d "$folder" ] || fail "FOLDER is '$folder'; it must be a folder that exists"
     [[ $mebibytes =~ ^[1-9][0-9]{0,5}$ ]] || fail "MIB is '$mebibytes'; it must be a whole number from 1"
     [ -z "$(ls -A "$pieces" 2>/dev/null)" ] || fail "PIECES is '$pieces'; it must be a new or empty folder"
-    mkdir -p "$pieces"
-    tar --sort=name -C "$folder" -cf - . | split -b "${mebibytes}M" -d -a 4 - "$pieces/piece-"
-    (cd "$pieces" && sha256sum piece-* >SHA256SUMS)
+    # Of a splitting that was killed nothing is taken for whole.
+    rm -rf "$pieces.part" && mkdir -p "$pieces.part"
+    tar --sort=name -C "$folder" -cf - . | split -b "${mebibytes}M" -d -a 4 - "$pieces.part/piece-"
+    (cd "$pieces.part" && sha256sum piece-* >SHA256SUMS)
+    rmdir "$pieces" 2>/dev/null || true
+    mv "$pieces.part" "$pieces"
     echo "$(wc -l <"$pieces/SHA256SUMS") pieces of at most $mebibytes MiB, and SHA256SUMS, are in $pieces"
 }
 

@@ -169,11 +169,19 @@ def compare(ours: np.ndarray, exact: np.ndarray) -> dict[str, float | None]:
     }
 
 
-def judge(found: Mapping[str, Mapping[str, float | None]], dtype: str, *, with_tokens: bool) -> list[str]:
+def judge(
+    found: Mapping[str, Mapping[str, float | None]],
+    dtype: str,
+    *,
+    with_tokens: bool,
+    instead: str = "--dtype float32",
+) -> list[str]:
     """Return what there is to warn of in a comparison with float32, having warned of it.
 
     Parameters
     ----------
+    instead
+        What to ask for where it is not good enough.
     with_tokens
         Sentence or token scores were asked for, so that their cosine counts as well.
 
@@ -191,7 +199,7 @@ def judge(found: Mapping[str, Mapping[str, float | None]], dtype: str, *, with_t
                 continue
             text = (
                 f"in {dtype} the {name.replace('_', ' ')} to float32 on {target} is {value:.2f} on a sample; "
-                "use --dtype float32"
+                f"use {instead}"
             )
             if value < RAISE_BELOW:
                 raise NumericalError(text)

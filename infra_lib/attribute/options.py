@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra_lib.curvature import LABELS
+from infra_lib.device import check_device
 from infra_lib.distributed import is_main, size
 from infra_lib.errors import ParameterError
 
@@ -155,7 +156,7 @@ class Options:
         self._check_numbers()
         self._check_together()
         self._check_layers()
-        self._check_device()
+        check_device(self.device, "--device")
         self._check_out()
 
     def _check_numbers(self) -> None:
@@ -216,13 +217,6 @@ class Options:
             raise ParameterError(
                 "--out", str(self.out), f"a folder that can be written ({error.strerror})"
             ) from None
-
-    def _check_device(self) -> None:
-        if self.device.startswith("cuda"):
-            import torch
-
-            if not torch.cuda.is_available():
-                raise ParameterError("--device", self.device, "cpu on this machine, which has no CUDA device")
 
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}

@@ -176,10 +176,9 @@ def _check_device(device: str) -> None:
     if device not in ("cpu", "cuda", "cuda:0"):
         raise ParameterError("device", device, "cpu or cuda (choose a device with CUDA_VISIBLE_DEVICES)")
     if device != "cpu":
-        import torch
+        from infra_lib.device import check_device
 
-        if not torch.cuda.is_available():
-            raise ParameterError("device", device, "cpu on this machine, which has no CUDA device")
+        check_device(device)
 
 
 def check_weights(weights: Sequence[float] | None, examples: Sequence[Example]) -> list[float]:

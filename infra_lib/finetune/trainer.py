@@ -10,6 +10,7 @@ and a mean of unequal means comes out; (2) what is divided by the global count i
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as hf_logging
 
 from infra_lib.device import tf32_products
+from infra_lib.errors import NumericalError
 from infra_lib.finetune.batches import IGNORED, MicroBatches
 from infra_lib.finetune.checkpoints import WholeCheckpoints, last_whole_checkpoint
 
@@ -129,7 +131,9 @@ def trainer_arguments(
         logging_steps=max(1, steps // 50),
         report_to="none",
         disable_tqdm=not progress,
-        dataloader_pin_memory=False,
+        dataloader_pin_memory=device != "cpu",
+        # It would ask the device after every step whether the loss is a number, and hide where it is none.
+        logging_nan_inf_filter=False,
         remove_unused_columns=False,
         **{"lr_scheduler_type": "linear", "ddp_find_unused_parameters": False, **others},
     )
@@ -142,9 +146,22 @@ def train_quietly(trainer: Trainer, work: Path, *, precision: str = "float32") -
     ----------
     precision
         As the arguments were made for (:data:`~infra_lib.finetune.config.PRECISIONS`).
+
+    Raises
+    ------
+    NumericalError
+        Where the loss became no number on the way.
     """
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(WholeCheckpoints())
     start = last_whole_checkpoint(work)
     with tf32_products(precision == "tf32"):
-        return trainer.train(resume_from_checkpoint=str(start) if start else None)
+        result = trainer.train(resume_from_checkpoint=str(start) if start else None)
+    for row in trainer.state.log_history:
+        loss = row.get("loss", row.get("train_loss", 0.0))
+        if not math.isfinite(loss):
+            raise NumericalError(
+                f"the training loss is {loss} at step {row['step']}; a lower learning_rate, or more "
+                "warmup, may keep it finite"
+            )
+    return result

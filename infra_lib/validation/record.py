@@ -59,7 +59,12 @@ KEPT: Mapping[str, tuple[str, ...]] = {
 
 KEPT_TOO: Mapping[str, tuple[str, ...]] = {
     "03_finetune_evaluate": ("exams",),
-    "04_example_influence": ("transfer", "exploratory_minus_others", "symbolic_minus_conversational"),
+    "04_example_influence": (
+        "factor_checks",
+        "transfer",
+        "exploratory_minus_others",
+        "symbolic_minus_conversational",
+    ),
     ARMS: ("exams",),
 }
 """Tables that are kept where a study has them."""

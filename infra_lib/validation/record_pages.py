@@ -12,13 +12,16 @@ from matplotlib.figure import Figure
 from infra_lib import claim_pages, style
 from infra_lib import figures as study_figures
 from infra_lib import tables as study_tables
+from infra_lib.attribute.checks import SAMPLE
 from infra_lib.attributes import compare_arms_by_base
 from infra_lib.claims import measure_claims
 from infra_lib.drawing_functions import numbered
 from infra_lib.files import copied
+from infra_lib.finetune.config import MIXED
 from infra_lib.kinds import show
 from infra_lib.kinds.influence import from_others
 from infra_lib.markup import escape
+from infra_lib.scoring import COSINES
 from infra_lib.validation import figures, tables
 from infra_lib.validation.record import ARMS, STUDY, VALIDATION, Record
 from infra_lib.validation.report import MEAN
@@ -139,6 +142,24 @@ def _accuracy(record: Record, results: Path) -> str:
     return drawing if exams is None else f"{drawing}\n\n{study_tables.exams(exams)}"
 
 
+def _precision(record: Record) -> list[str]:
+    """Return what the precision of the scores is, and how far they agree with float32, below float32."""
+    stage = "04_example_influence"
+    chosen = record.provenance(stage)["effective"]
+    if chosen["precision"] not in MIXED or not chosen["device"].startswith("cuda"):
+        return []
+    said = f"Scores are computed in {escape(chosen['precision'])}."
+    checks = record.optional(stage, "factor_checks")
+    if checks is None or "float32_cosine" not in checks:
+        return [f"{said} This record has no comparison with float32."]
+    low = {name: float(checks[f"float32_{name}"].min()) for name in COSINES}
+    return [
+        f"{said} The lowest cosine with float32, on a sample of {SAMPLE} examples or responses: "
+        f"{low['cosine']:.4f} of examples' scores, {low['token_cosine']:.4f} of tokens', "
+        f"{low['gradient_cosine']:.4f} of the target's gradient."
+    ]
+
+
 def _influence(record: Record, results: Path) -> str:
     """Return influence at the three granularities: examples, sentences, tokens."""
     stage = "04_example_influence"
@@ -182,7 +203,7 @@ def _influence(record: Record, results: Path) -> str:
     ]
     if (transfer := record.optional(stage, "transfer")) is not None:
         parts.insert(2, study_tables.transfer_table(transfer))
-    return "\n\n".join(parts)
+    return "\n\n".join([*_precision(record), *parts])
 
 
 def _claims_of_influence(record: Record, results: Path) -> str:

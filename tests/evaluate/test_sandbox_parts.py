@@ -193,11 +193,11 @@ def test_plain_processes_are_used_when_asked_for_by_name(nothing_works) -> None:
 def test_a_run_that_would_grade_programs_stops_before_it_starts(nothing_works, root, monkeypatch) -> None:
     monkeypatch.setattr(pipeline, "why_stale", lambda *_: ["it has not run"])
     with pytest.raises(sandbox.SandboxError, match="sandbox=process"):
-        pipeline.check_sandbox(root, Study(), ["06_summary"])
-    pipeline.check_sandbox(root, Study(), ["01_data"])
-    pipeline.check_sandbox(root, Study(sandbox="process"), ["06_summary"])
+        pipeline.check_machine(root, Study(), ["06_summary"])
+    pipeline.check_machine(root, Study(), ["01_data"])
+    pipeline.check_machine(root, Study(sandbox="process"), ["06_summary"])
     monkeypatch.setattr(pipeline, "why_stale", lambda *_: [])
-    pipeline.check_sandbox(root, Study(), ["06_summary"])
+    pipeline.check_machine(root, Study(), ["06_summary"])
 
 
 @pytest.mark.parametrize("machine", sorted(seccomp.MACHINES))

@@ -430,6 +430,19 @@ def test_the_recorded_studies_of_larger_models_are_whole_and_shown(tmp_path) -> 
     assert set(lds["method"]) == set(VALIDATION_METHODS)
 
 
+def test_a_record_below_float32_says_how_far_its_scores_agree_with_float32(tmp_path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    shown = record_pages.fragments(root, tmp_path)
+    said = "computed in bfloat16. This record has no comparison with float32."
+    assert said in shown["smollm2_gpu"]
+    assert "This record has no comparison" not in shown["larger"]  # its scores are in float32
+    kept = record.Record(root, "smollm2-gpu")
+    checks = pd.DataFrame({f"float32_{name}": [0.99, 0.9876] for name in record_pages.COSINES})
+    kept.optional = lambda stage, name: checks if name == "factor_checks" else None
+    (found,) = record_pages._precision(kept)
+    assert found.count("0.9876") == 3
+
+
 def test_claims_of_scores_are_shown_where_the_arms_were_not_reached(tmp_path) -> None:
     root = Path(__file__).resolve().parents[2]
     shutil.copytree(root / "records" / "larger", tmp_path / "records" / "larger")
