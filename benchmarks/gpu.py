@@ -1,9 +1,13 @@
 """Attribution on a GPU beside kronfluence and TRAK (`python -m benchmarks.gpu`).
 
 Ours runs in bfloat16 with factors in float32; kronfluence runs in its defaults (float32) and in its own
-low-precision settings; both store factors on disk and use the same random model, sequences and batch
-sizes. Everything runs in one process, one after the other, after a warm-up on a few sequences; memory is
-the allocator's high-water mark, the model included. Whatever fails is recorded with its error.
+low-precision settings; both store factors on disk and use the same random model and sequences. Batches are
+the same but in our forward-mode pass, which holds no graph and takes more sequences (``Size.scored``). Each
+library at each size runs in a process of its own, after a warm-up of every step on a few sequences; memory
+is the allocator's high-water mark, the model included. Whatever fails is recorded with its error.
+
+What a process measured is kept in ``--parts`` when it ends well. A benchmark that was interrupted goes on
+with the same command, and the record is written when all is there.
 
 =============  ===================================================================================
 step           what is timed
@@ -25,12 +29,13 @@ import gc
 import importlib.util
 import json
 import re
-import shutil
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -44,7 +49,7 @@ from benchmarks.records import keep
 from benchmarks.setting import GPU_SIZES, SIZES, TARGETS, Size, make_data, make_model
 from infra_lib.attention import fused_attention
 from infra_lib.curvature import Factors, fit_factors
-from infra_lib.files import write_json
+from infra_lib.files import digest_of, write_json
 from infra_lib.influence import (
     example_scores,
     position_scores,
@@ -61,6 +66,10 @@ RECORD = ROOT / "records" / "gpu" / "attribution.json"
 FACTOR_BYTES = 4 * 2**30
 """Our budget for factors under construction and kept rows."""
 LENGTHS = (512, 1024, 2048, 4096)
+SAMPLE = 16
+"""Sequences on which scores are compared with float32, and with kronfluence's under the same factors."""
+PEERS = {"defaults": False, "low-precision": True}
+"""Kronfluence's settings, and whether they are those of low precision."""
 
 
 class Bench:
@@ -163,15 +172,15 @@ def ours(bench: Bench, name: str, size: Size, folder: Path, *, compare: bool = T
             t: float(np.corrcoef(scores["examples"][t], [float(r.sum()) for r in positions[t]])[0, 1])
             for t in targets
         }
-    sample = train[: max(2, size.batch // 4)]
-    with bench.step(**at, step="against_float32") as found:
+    sample = train[:SAMPLE]
+    with bench.step(**at, step="against_float32", sequences=len(sample)) as found:
         low = token_scores(model, sample, directions, **options)
         model.float()
         directions = direct()
         exact = token_scores(model, sample, directions, **options)
         found["agreement"] = {t: cosine(np.concatenate(low[t]), np.concatenate(exact[t])) for t in targets}
     if compare and importlib.util.find_spec("kronfluence"):
-        with bench.step(**at, step="same_factors") as found:
+        with bench.step(**at, step="same_factors", sequences=len(sample)) as found:
             found["agreement"] = same_factors(bench, size, folder, factors, sample, model, directions)
     return scores
 
@@ -209,9 +218,16 @@ def kronfluence(
     at: dict[str, Any] = {"size": name, "tokens": size.tokens, "library": "kronfluence"}
     at |= {"dtype": "low precision" if low_precision else "float32"}
     at["parameters"] = sum(p.numel() for p in model.parameters())
-    plain_forward(model, train[: size.batch], size)
-    place = folder / f"kronfluence-{at['dtype'].split()[0]}"
-    peer = Kronfluence(model, place, batch=size.batch, device=bench.device, low_precision=low_precision)
+    options: dict[str, Any] = {"batch": size.batch, "device": bench.device, "low_precision": low_precision}
+    # What is loaded lazily is loaded now, as for ours.
+    warm = Kronfluence(model, folder / "warm", **options)
+    warm.fit(train[: 2 * size.batch])
+    for per_token in (True, False):
+        few = targets[TARGETS[0]][: size.batch]
+        warm.scores(train[: 2 * size.batch], few, per_token=per_token, name=f"warm-{per_token}")
+    del warm
+    model = make_model(size, device=bench.device, attention="sdpa")  # the other one has its wrappers
+    peer = Kronfluence(model, folder / "kronfluence", **options)
     with bench.step(**at, step="fit"):
         peer.fit(train)
     for step in ("tokens", "examples") if name in ("tiny", "10m", "135m") else ("tokens",):
@@ -274,65 +290,148 @@ def attention_check(device: str) -> list[dict[str, Any]]:
     return found
 
 
+@dataclass(frozen=True)
+class Cell:
+    """What one process measures: a library (or the machine) at a size."""
+
+    library: str
+    name: str = ""
+    size: Size | None = None
+
+    @property
+    def key(self) -> str:
+        """A name for its file."""
+        return "-".join(filter(None, (self.library, self.name, str(self.size.tokens) if self.size else "")))
+
+
+def cells(sizes: Mapping[str, Size], lengths: Sequence[int]) -> list[Cell]:
+    """Return what is measured, in order: ours before the peer that is compared with it."""
+    found = [Cell("machine")]
+    for name, size in sizes.items():
+        found.append(Cell("infra", name, size))
+        if importlib.util.find_spec("kronfluence"):
+            found += [Cell(f"kronfluence-{setting}", name, size) for setting in PEERS]
+        if name in ("tiny", "10m"):
+            found.append(Cell("trak", name, size))
+    base = GPU_SIZES["135m"]
+    for length in lengths:
+        if length != base.tokens or "135m" not in sizes:
+            found.append(Cell("infra", "135m", of_length(base, length)))
+    return found
+
+
+def of_length(size: Size, tokens: int) -> Size:
+    """Return a size with sequences of another length, and as many tokens in all."""
+    share = size.tokens / tokens
+    fewer = {"train": int(size.train * share), "target": max(2, int(size.target * share))}
+    return replace(size, tokens=tokens, batch=max(1, int(size.batch * share)), **fewer)
+
+
+def measure(cell: Cell, device: str, parts: Path, disk: Path | None, sides: Sequence[int]) -> None:
+    """Measure a cell in this process and leave what it found in ``parts``."""
+    record: dict[str, Any] = {"runs": []}
+    bench = Bench(device, parts / f"{cell.key}.unfinished", record)
+    own = parts / f"infra-{cell.name}-{cell.size.tokens if cell.size else 0}.npz"
+    with tempfile.TemporaryDirectory(prefix="infra-gpu-", dir=disk) as folder:
+        if cell.size is None:
+            record["ceilings"] = ceilings.measure(sides) if device == "cuda" else {}
+            record["attention"] = attention_check(device)
+        elif cell.library == "infra":
+            compare = cell.size.tokens == (GPU_SIZES | SIZES)[cell.name].tokens
+            scores = ours(bench, cell.name, cell.size, Path(folder), compare=compare)
+            flat = {f"{step}|{t}": values for step, found in scores.items() for t, values in found.items()}
+            np.savez(own, **flat)
+        elif cell.library == "trak":
+            trak(bench, cell.name, cell.size, Path(folder))
+        else:
+            low = PEERS[cell.library.removeprefix("kronfluence-")]
+            kronfluence(bench, cell.name, cell.size, Path(folder), read_scores(own), low_precision=low)
+    write_json(parts / f"{cell.key}.json", record)
+    bench.out.unlink(missing_ok=True)
+
+
+def read_scores(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Return the scores that ours left for its peers, by reading and target; none if it left none."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    if path.is_file():
+        with np.load(path, allow_pickle=False) as held:
+            for name in held.files:
+                step, target = name.split("|")
+                found.setdefault(step, {})[target] = held[name]
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what is asked for and write the record."""
+    """Measure what is asked for, each cell in a process of its own, and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--quick", action="store_true", help="one tiny model, to see that everything runs")
     parser.add_argument("--sizes", nargs="*", choices=list(GPU_SIZES), default=list(GPU_SIZES))
     parser.add_argument("--lengths", nargs="*", type=int, default=list(LENGTHS), help="at 135m, ours")
     parser.add_argument("--out", type=Path, default=RECORD, help="the record to write")
+    parser.add_argument("--parts", type=Path, help="where finished parts wait (default: _build/benchmarks)")
     parser.add_argument("--disk", type=Path, help="where factors are stored meanwhile")
     parser.add_argument("--commit", help="of the code, where it was copied here without its history")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--cell", help=argparse.SUPPRESS)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(given)
     needs_gpu(options.device, "--device cpu --quick")
     sizes = {"tiny": SIZES["tiny"]} if options.quick else {name: GPU_SIZES[name] for name in options.sizes}
-    cuda = options.device == "cuda"
-    record: dict[str, Any] = {
-        "environment": environment(options.device),
-        "driver": driver(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "peers": {name: _version(name) for name in ("kronfluence", "traker")},
-        "settings": {
-            "factor_bytes": FACTOR_BYTES,
-            "sizes": {name: asdict(size) for name, size in sizes.items()},
-            "targets": list(TARGETS),
-        },
-        "ceilings": ceilings.measure(sorted({s.inner for s in sizes.values()})) if cuda else {},
-        "attention": attention_check(options.device),
-        "runs": [],
+    lengths = [] if options.quick else options.lengths
+    sides = sorted({size.inner for size in sizes.values()})
+    planned = cells(sizes, lengths)
+    found_at = environment(options.device) | ({"commit": options.commit} if options.commit else {})
+    settings: dict[str, Any] = {
+        "factor_bytes": FACTOR_BYTES,
+        "sizes": {name: asdict(size) for name, size in sizes.items()},
+        "targets": list(TARGETS),
     }
-    if options.commit:
-        record["environment"]["commit"] = options.commit
-    started = time.perf_counter()
-    bench = Bench(options.device, options.out, record)
-    for name, size in sizes.items():
-        with tempfile.TemporaryDirectory(prefix="infra-gpu-", dir=options.disk) as folder:
-            own = ours(bench, name, size, Path(folder))
-            shutil.rmtree(Path(folder) / "infra", ignore_errors=True)  # gigabytes, which wait to be written
-            bench.collect()
-            if importlib.util.find_spec("kronfluence"):
-                for low in (False, True) if name != "494m" else (True,):
-                    kronfluence(bench, name, size, Path(folder), own, low_precision=low)
-            if name in ("tiny", "10m"):
-                trak(bench, name, size, Path(folder))
-    for length in options.lengths if not options.quick else ():
-        if length == GPU_SIZES["135m"].tokens:
-            continue
-        base = GPU_SIZES["135m"]
-        share = base.tokens / length
-        size = replace(
-            base,
-            tokens=length,
-            train=int(base.train * share),
-            target=max(2, int(base.target * share)),
-            batch=max(1, int(base.batch * share)),
-        )
-        with tempfile.TemporaryDirectory(prefix="infra-gpu-", dir=options.disk) as folder:
-            ours(bench, "135m", size, Path(folder), compare=False)
-    record["seconds"] = time.perf_counter() - started
+    peers = {name: _version(name) for name in ("kronfluence", "traker")}
+    # Parts of another commit, machine or setting are not gone on with.
+    mark = digest_of([found_at, settings, lengths, peers, options.device])[:16]
+    parts = (options.parts or ROOT / "_build" / "benchmarks") / f"{options.out.stem}-{mark}"
+    if options.cell:
+        cell = next(cell for cell in planned if cell.key == options.cell)
+        measure(cell, options.device, parts, options.disk, sides)
+        return
+    parts.mkdir(parents=True, exist_ok=True)
+    started = parts / "started.json"
+    if not started.exists():
+        write_json(started, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+    whole: dict[str, Any] = {"runs": []}
+    for number, cell in enumerate(planned, 1):
+        path = parts / f"{cell.key}.json"
+        print(f"{number} of {len(planned)}: {cell.key}{', done before' if path.exists() else ''}", flush=True)
+        if not path.exists():
+            command = [sys.executable, "-m", "benchmarks.gpu", *given, "--cell", cell.key]
+            status = subprocess.run(command, cwd=ROOT, check=False).returncode
+            if status:
+                whole["runs"] += _ended_early(parts / f"{cell.key}.unfinished", cell, status)
+                continue
+        part = json.loads(path.read_text(encoding="utf-8"))
+        whole["runs"] += part.pop("runs")
+        whole |= part
+    record = {
+        "environment": found_at,
+        "driver": driver(),
+        "started": json.loads(started.read_text(encoding="utf-8")),
+        "command": ["python", "-m", "benchmarks.gpu", *given],
+        "peers": peers,
+        "settings": settings,
+        "ceilings": {},
+        "attention": [],
+        **whole,
+    }
     keep(options.out, record)
     print(f"recorded in {options.out}")
+
+
+def _ended_early(path: Path, cell: Cell, status: int) -> list[dict[str, Any]]:
+    """Return what a process that did not come to its end had found; the same command tries it again."""
+    runs = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.is_file() else []
+    path.unlink(missing_ok=True)
+    ended: dict[str, Any] = {"size": cell.name, "library": cell.library, "step": "process"}
+    return [*runs, {**ended, "error": f"the process ended with status {status}"}]
 
 
 def needs_gpu(device: str, instead: str) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
 from benchmarks import gpu, operations, partition
 from benchmarks.records import keep
-from benchmarks.setting import SIZES
+from benchmarks.setting import GPU_SIZES, SIZES
 from infra_lib import checksums
 from infra_lib.errors import DataError
 from infra_lib.performance import write_gpu
@@ -88,6 +89,25 @@ def test_a_changed_record_is_refused(root, tmp_path) -> None:
         write_gpu(tmp_path, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("name", "drop", "lacks"),
+    [
+        ("attribution", lambda record: record.pop("ceilings"), "ceilings"),
+        ("attribution", lambda record: record["runs"][1].pop("peak_bytes"), "peak_bytes"),
+        ("partition", lambda record: record.pop("settings"), "settings"),
+    ],
+)
+def test_a_record_of_other_code_is_refused_with_what_it_lacks(root, tmp_path, name, drop, lacks) -> None:
+    shutil.copytree(root / "records" / "gpu", tmp_path / "records" / "gpu")
+    path = tmp_path / "records" / "gpu" / f"{name}.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    drop(record)
+    path.write_text(json.dumps(record), encoding="utf-8")
+    checksums.write_manifest(tmp_path / "records")
+    with pytest.raises(DataError, match=rf"{name}\.json.*it lacks {lacks}; `make gpu` makes it again"):
+        write_gpu(tmp_path, tmp_path / "out")
+
+
 def test_the_fastest_run_counts_and_failures_do_not() -> None:
     run = {"size": "s", "tokens": 8, "library": "infra", "dtype": "bfloat16", "parameters": 5}
     runs = [run | {"step": step, "seconds": s, "peak_bytes": b} for step, s, b in
@@ -97,17 +117,73 @@ def test_the_fastest_run_counts_and_failures_do_not() -> None:
     assert total(runs_frame([{"runs": runs[:2]}]), "s", "infra", "bfloat16") is None
 
 
-def test_the_benchmark_still_runs(tmp_path) -> None:
+def test_the_benchmark_still_runs_and_goes_on_where_it_was_interrupted(tmp_path, capsys) -> None:
     out = tmp_path / "record.json"
-    gpu.main(["--device", "cpu", "--quick", "--out", str(out)])
+    command = ["--device", "cpu", "--quick", "--out", str(out), "--parts", str(tmp_path / "parts")]
+    gpu.main(command)
     record = json.loads(out.read_text(encoding="utf-8"))
+    assert record["command"] == ["python", "-m", "benchmarks.gpu", *command]
+    said = capsys.readouterr().out
+    assert "1 of" in said
+    assert "done before" not in said
+    (parts,) = (tmp_path / "parts").iterdir()
+    (parts / "trak-tiny-32.json").unlink()
+    gpu.main(command)
+    again = json.loads(out.read_text(encoding="utf-8"))
+    assert capsys.readouterr().out.count("done before") == len(list(parts.glob("*-tiny-32.json")))
+    kept = [run for run in record["runs"] if run["library"] != "trak"]
+    assert [run for run in again["runs"] if run["library"] != "trak"] == kept
+    assert len(again["runs"]) == len(record["runs"])
+    assert again["started"] == record["started"]
+    assert not list(parts.glob("*.unfinished"))
     assert not [run for run in record["runs"] if "error" in run]
     steps = {(run["library"], run["step"]) for run in record["runs"]}
     assert {("infra", s) for s in ("forward", "fit", "direct", "tokens", "positions")} <= steps
     if ("infra", "same_factors") in steps:
+        assert {("kronfluence", s) for s in ("fit", "tokens", "examples")} <= steps
+        assert {run["dtype"] for run in record["runs"] if run["library"] == "kronfluence"} == {
+            "float32",
+            "low precision",
+        }
+        agreed = [run["agreement"] for run in record["runs"] if run["library"] == "kronfluence"
+                  and run["step"] == "tokens"]  # fmt: skip
+        assert all(set(found) == {"math", "code"} for found in agreed)
         same = next(run for run in record["runs"] if run["step"] == "same_factors")
         assert min(same["agreement"].values()) > 0.999
     assert all(check["relative_error"] < 1e-2 for check in record["attention"])
+
+
+def test_a_process_that_dies_is_a_result_and_is_tried_again(tmp_path, monkeypatch) -> None:
+    """What it had found before is kept; the rest of the benchmark goes on."""
+    out = tmp_path / "record.json"
+
+    def start(command, **_):
+        key = command[command.index("--cell") + 1]
+        (parts,) = (tmp_path / "parts").iterdir()
+        runs = [{"size": "tiny", "library": key.split("-")[0], "step": "forward", "seconds": 1.0}]
+        name = f"{key}.unfinished" if key.startswith("infra") else f"{key}.json"
+        (parts / name).write_text(json.dumps({"runs": runs}), encoding="utf-8")
+        return SimpleNamespace(returncode=-9 if key.startswith("infra") else 0)
+
+    monkeypatch.setattr(gpu, "subprocess", SimpleNamespace(run=start))
+    gpu.main(["--device", "cpu", "--quick", "--out", str(out), "--parts", str(tmp_path / "parts")])
+    runs = json.loads(out.read_text(encoding="utf-8"))["runs"]
+    assert [run["library"] for run in runs if "error" not in run][:2] == ["machine", "infra"]
+    (failed,) = (run for run in runs if "error" in run)
+    assert failed["error"] == "the process ended with status -9"
+    (parts,) = (tmp_path / "parts").iterdir()
+    assert not (parts / "infra-tiny-32.json").exists()
+
+
+def test_the_same_tokens_are_measured_at_every_length() -> None:
+    for length in gpu.LENGTHS:
+        size = gpu.of_length(GPU_SIZES["135m"], length)
+        assert size.train * size.tokens == GPU_SIZES["135m"].train * GPU_SIZES["135m"].tokens
+    keys = [cell.key for cell in gpu.cells(GPU_SIZES, gpu.LENGTHS)]
+    assert len(keys) == len(set(keys))
+    assert [key for key in keys if key.startswith("infra-135m")] == [
+        "infra-135m-512", "infra-135m-1024", "infra-135m-2048", "infra-135m-4096",
+    ]  # fmt: skip
 
 
 def test_a_step_that_fails_is_recorded_and_the_rest_goes_on(tmp_path) -> None:

@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from infra_lib import style
 from infra_lib.checksums import check_record
+from infra_lib.errors import DataError
 from infra_lib.frames import rows as each_row
 from infra_lib.performance.gpu_words import (
     by_length,
@@ -44,6 +45,11 @@ STEPS = {"infra": ("fit", "direct", "tokens"), "kronfluence": ("fit", "tokens")}
 """What goes from a model to token scores of two targets."""
 _GIB = 2**30
 
+READ = {"environment", "driver", "started", "settings", "runs"}
+READ_OF_ATTRIBUTION = READ | {"ceilings", "peers"}
+READ_OF_RUNS = {"size", "tokens", "library", "dtype", "step", "parameters", "seconds", "peak_bytes"}
+"""What the page reads: of every record, of those of attribution, and of their runs that did not fail."""
+
 
 def write_gpu(root: Path, results: Path) -> dict[str, str]:
     """Draw the figures into ``results/figures/performance`` and return the page's fragments by name.
@@ -51,7 +57,7 @@ def write_gpu(root: Path, results: Path) -> dict[str, str]:
     Raises
     ------
     DataError
-        For a record that is torn, changed or not listed.
+        See :func:`read_records`.
     """
     records = read_records(root)
     names = ["origin", "targets", "ratios", "memory", "roofline", "bounds", "lengths", "agreement"]
@@ -112,12 +118,28 @@ def write_gpu(root: Path, results: Path) -> dict[str, str]:
 
 
 def read_records(root: Path) -> dict[str, dict[str, Any]]:
-    """Return the records of GPU runs by name, each checked against the manifest."""
+    """Return the records of GPU runs by name, each checked against the manifest.
+
+    Raises
+    ------
+    DataError
+        For a record that is torn, changed or not listed, or lacks what the page reads.
+    """
     folder = root / "records" / FOLDER
     found = {}
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
         check_record(root, path)
-        found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
+        attribution = path.stem.startswith("attribution")
+        lacking = (READ_OF_ATTRIBUTION if attribution else READ) - record.keys()
+        for run in record.get("runs", []) if attribution else []:
+            lacking |= READ_OF_RUNS - run.keys() if "error" not in run else set()
+        if lacking:
+            problem = (
+                f"was made by other code: it lacks {', '.join(sorted(lacking))}; `make gpu` makes it again"
+            )
+            raise DataError(path, problem)
+        found[path.stem] = record
     return found
 
 
