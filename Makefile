@@ -35,9 +35,10 @@ $(PEERS): $(STAMP) locks/peers.txt
 	$(LOCKED) -r locks/peers.txt
 	@touch $@
 
-benchmark: setup peers  ## Measure speed and memory beside kronfluence, bergson and trak (about ten minutes)
+benchmark: setup peers  ## Measure speed and memory beside kronfluence, bergson and trak (about twenty minutes)
 	$(BIN)/python -m benchmarks.attribution
 	$(BIN)/python -m benchmarks.cost
+	$(BIN)/python -m benchmarks.scaling
 
 gpu:  ## Measure on a GPU beside kronfluence, and record it (PYTHON of an environment with CUDA)
 	$(PYTHON) -m benchmarks.gpu

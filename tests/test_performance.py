@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import html
 import json
+import re
 
 import pandas as pd
 import pytest
+import torch
 
-from benchmarks import attribution, cost
+from benchmarks import attribution, cost, scaling
 from infra_lib.checksums import write_manifest
-from infra_lib.errors import DataError
+from infra_lib.errors import DataError, ParameterError
 from infra_lib.performance import MISSING, write_performance
-from infra_lib.performance.cpu import OLD, cost_lines, cost_words
+from infra_lib.performance.cpu import OLD, cost_lines, cost_words, scaling_table
 from infra_lib.performance.shown import target_row
 
 
 def test_without_a_record_the_page_says_so(tmp_path) -> None:
     fragments = write_performance(tmp_path, tmp_path / "results")
     assert fragments["performance_ratios"] == MISSING
-    assert fragments["performance_cost"] == MISSING
+    assert fragments["performance_cost"] == fragments["performance_scaling"] == MISSING
     assert not (tmp_path / "results" / "figures").exists()
 
 
@@ -30,6 +32,7 @@ def quick(tmp_path_factory):
     folder = root / "records" / "benchmarks"
     attribution.main(["--quick", "--out", str(folder / "attribution.json")])
     cost.main(["--quick", "--out", str(folder / "cost.json")])
+    scaling.main(["--size", "tiny", "--out", str(folder / "scaling.json")])
     write_manifest(root / "records")
     return root
 
@@ -50,6 +53,39 @@ def test_quick_benchmarks_record_what_they_measured(quick) -> None:
             assert any(f"{peer} is not installed" in note for note in record["notes"])
     points = json.loads((quick / "records/benchmarks/cost.json").read_text(encoding="utf-8"))["points"]
     assert {p["targets"] for p in points} == {0, 1, 2, 4, 8}
+
+
+def test_two_processes_are_held_against_one_and_against_the_machine(quick, tmp_path) -> None:
+    path = quick / "records/benchmarks/scaling.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    taken = {(run["step"], run["what"]) for run in record["runs"]}
+    assert taken == {
+        (step, what)
+        for step in ("fitting factors", "token scores", "position scores")
+        for what in scaling.WHAT
+    }
+    assert all(run["seconds"] > 0 for run in record["runs"])
+    seconds = {"one": 8.0, "together": 5.0, "side by side": 10.0}
+    runs = [
+        {"step": "s", "what": what, "repeat": repeat, "seconds": value * (1 + repeat)}
+        for what, value in seconds.items()
+        for repeat in range(2)
+    ]
+    table = scaling_table({"runs": runs, "settings": {"processes": 2}})
+    found = html.unescape(re.sub(r"<[^>]*>", " ", table))
+    # 8 / 5 = 1.6 of 2 · 8 / 10 = 1.6; the faster repetition counts
+    assert "s 8.00 5.00 1.60 1.60 100% 2" in " ".join(found.split())
+    assert "times as fast" in write_performance(quick, tmp_path)["performance_scaling"]
+
+
+@pytest.mark.reliability(kind="bad input", title="a benchmark of more processes than the machine can run")
+def test_processes_that_the_machine_does_not_have_are_refused() -> None:
+    for count in ("1", "1000"):
+        with pytest.raises(SystemExit, match=rf"--processes is {count}; it must be 2 to \d+"):
+            scaling.main(["--processes", count])
+    if not torch.cuda.is_available():
+        with pytest.raises(ParameterError, match=r"--device is 'cuda'.*no CUDA device"):
+            scaling.main(["--device", "cuda"])
 
 
 def test_page_shows_the_record_and_its_origin(quick, tmp_path) -> None:

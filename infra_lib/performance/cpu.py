@@ -38,6 +38,7 @@ def write_performance(root: Path, results: Path) -> dict[str, str]:
     folder = results / "figures" / "performance"
     style.apply()
     fragments = {"performance_ratios": MISSING, "performance_cost": MISSING, "performance_memory": ""}
+    fragments["performance_scaling"] = MISSING
     record = read_record(root, "benchmarks/attribution")
     if record and not all("peers" in row for row in record["summary"]):
         fragments["performance_ratios"] = OLD
@@ -60,6 +61,11 @@ def write_performance(root: Path, results: Path) -> dict[str, str]:
             ),
             caption="Peak resident memory above that of the loaded model, each measured in a process of its "
             f"own (n = {frame['repeats'].min()} to {frame['repeats'].max()} repetitions, the lowest shown).",
+        )
+    scaling = [read_record(root, name) for name in ("benchmarks/scaling", "gpu/scaling")]
+    if any(scaling):
+        fragments["performance_scaling"] = "\n\n".join(
+            f"{origin(record)}\n\n{scaling_table(record)}" for record in scaling if record
         )
     if record := read_record(root, "benchmarks/cost"):
         frame = pd.DataFrame(record["points"])
@@ -96,6 +102,29 @@ def origin(record: dict[str, Any]) -> str:
         f"{badge('recorded', title)} {escape(title)}; {escape(environment['device'])}, {threads} thread"
         f"{'s' if threads != 1 else ''}, {escape(record['settings']['dtype'])}; {escape(libraries)}."
     )
+
+
+def scaling_table(record: dict[str, Any]) -> str:
+    """Return what several processes gain over one, and what the machine would let them gain."""
+    runs, count = pd.DataFrame(record["runs"]), record["settings"]["processes"]
+    best = runs.groupby(["step", "what"], sort=False)["seconds"].min().unstack()
+    rows = []
+    for step, found in best.iterrows():
+        gain, most = found["one"] / found["together"], count * found["one"] / found["side by side"]
+        rows.append(
+            [
+                escape(str(step)),
+                f"{found['one']:.2f}",
+                f"{found['together']:.2f}",
+                f"<strong>{gain:.2f}</strong>",
+                f"{most:.2f}",
+                f"{gain / most:.0%}",
+                str(runs["repeat"].nunique()),
+            ]
+        )
+    headers = ["what", "one process, s", f"{count} processes, s", "times as fast"]
+    headers += ["the machine allows", "of that", "n"]
+    return html_table(headers, rows, left=1, label=f"{count} processes beside one", stacked=True)
 
 
 def ratio_tables(record: dict[str, Any]) -> list[str]:
