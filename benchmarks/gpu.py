@@ -304,19 +304,25 @@ class Cell:
         return "-".join(filter(None, (self.library, self.name, str(self.size.tokens) if self.size else "")))
 
 
-def cells(sizes: Mapping[str, Size], lengths: Sequence[int]) -> list[Cell]:
-    """Return what is measured, in order: ours before the peer that is compared with it."""
+def cells(sizes: Mapping[str, Size], lengths: Sequence[int], *, beside: bool = False) -> list[Cell]:
+    """Return what is measured, in order: ours before the peer that is compared with it.
+
+    Parameters
+    ----------
+    beside
+        Measure kronfluence at these lengths too.
+    """
+    base = GPU_SIZES["135m"]
+    longer = [n for n in lengths if n != base.tokens or "135m" not in sizes]
+    chosen = [(name, size, True) for name, size in sizes.items()]
+    chosen += [("135m", of_length(base, length), beside) for length in longer]
     found = [Cell("machine")]
-    for name, size in sizes.items():
+    for name, size, with_peer in chosen:
         found.append(Cell("infra", name, size))
-        if importlib.util.find_spec("kronfluence"):
+        if with_peer and importlib.util.find_spec("kronfluence"):
             found += [Cell(f"kronfluence-{setting}", name, size) for setting in PEERS]
         if name in ("tiny", "10m"):
             found.append(Cell("trak", name, size))
-    base = GPU_SIZES["135m"]
-    for length in lengths:
-        if length != base.tokens or "135m" not in sizes:
-            found.append(Cell("infra", "135m", of_length(base, length)))
     return found
 
 
@@ -368,6 +374,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="one tiny model, to see that everything runs")
     parser.add_argument("--sizes", nargs="*", choices=list(GPU_SIZES), default=list(GPU_SIZES))
     parser.add_argument("--lengths", nargs="*", type=int, default=list(LENGTHS), help="at 135m, ours")
+    parser.add_argument("--beside", action="store_true", help="kronfluence at these lengths too")
     parser.add_argument("--out", type=Path, default=RECORD, help="the record to write")
     parser.add_argument("--parts", type=Path, help="where finished parts wait (default: _build/benchmarks)")
     parser.add_argument("--disk", type=Path, help="where factors are stored meanwhile")
@@ -379,7 +386,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sizes = {"tiny": SIZES["tiny"]} if options.quick else {name: GPU_SIZES[name] for name in options.sizes}
     lengths = [] if options.quick else options.lengths
     sides = sorted({size.inner for size in sizes.values()})
-    planned = cells(sizes, lengths)
+    planned = cells(sizes, lengths, beside=options.beside)
     found_at = environment(options.device) | ({"commit": options.commit} if options.commit else {})
     settings: dict[str, Any] = {
         "factor_bytes": FACTOR_BYTES,

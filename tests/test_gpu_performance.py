@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from infra_lib import checksums
 from infra_lib.errors import DataError
 from infra_lib.performance import write_gpu
 from infra_lib.performance.gpu import MISSING_GPU, read_records, runs_frame, total
-from infra_lib.performance.gpu_words import by_length, chance, eigendecompositions, first_attempt
+from infra_lib.performance.gpu_words import by_length, chance, eigendecompositions, first_attempt, held_before
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +72,31 @@ def test_the_page_shows_the_recorded_numbers(root, records, tmp_path) -> None:
         assert (tmp_path / record["results"]).is_file()
 
 
+def test_what_was_held_before_a_peer_began_is_told(records) -> None:
+    shown = [record for name, record in records.items() if name.startswith("attribution")]
+    said = held_before(shown)
+    fit = next(run for run in records["attribution-135m"]["runs"]
+               if run["library"] == "kronfluence" and run["step"] == "fit")  # fmt: skip
+    rest = (fit["held_bytes"] - 4 * fit["parameters"]) / 2**30
+    assert f"{rest:.1f} GiB at 135 M" in said
+    assert "At 1.03 B parameters it was not recorded" in said
+    alone = {"library": "kronfluence", "step": "fit", "size": "1b", "parameters": 100, "held_bytes": 400}
+    assert held_before([{"runs": [alone]}]) == ""
+
+
+def test_the_sequences_that_were_compared_are_counted(records) -> None:
+    assert "compare 2 to 8 sequences" in chance(records["attribution"])
+    run = {"size": "1b", "step": "same_factors", "sequences": 16}
+    assert "compare 16 sequences" in chance({"settings": {"sizes": {}}, "runs": [run]})
+
+
 def test_a_record_of_other_sizes_has_no_words_on_a_billion_parameters(records) -> None:
     small = {"settings": {"sizes": {"10m": {}}}, "ceilings": {"eigendecompositions": []}}
     assert eigendecompositions(small) == ""
     only = {"size": ["10m"], "tokens": [512], "library": ["infra"], "step": ["tokens"], "seconds": [1.0]}
     assert by_length(pd.DataFrame(only)) == ""
-    assert "billion" not in chance(small)
+    compared = [{"size": "10m", "step": "same_factors"}]
+    assert "billion" not in chance({**small, "runs": compared})
     assert first_attempt(records["first-attempt"], small) == ""
 
 
@@ -181,6 +201,12 @@ def test_the_same_tokens_are_measured_at_every_length() -> None:
         assert size.train * size.tokens == GPU_SIZES["135m"].train * GPU_SIZES["135m"].tokens
     keys = [cell.key for cell in gpu.cells(GPU_SIZES, gpu.LENGTHS)]
     assert len(keys) == len(set(keys))
+    if importlib.util.find_spec("kronfluence"):
+        beside = [cell.key for cell in gpu.cells({}, [2048], beside=True)]
+        assert beside == [
+            "machine", "infra-135m-2048", "kronfluence-defaults-135m-2048",
+            "kronfluence-low-precision-135m-2048",
+        ]  # fmt: skip
     assert [key for key in keys if key.startswith("infra-135m")] == [
         "infra-135m-512", "infra-135m-1024", "infra-135m-2048", "infra-135m-4096",
     ]  # fmt: skip

@@ -7,6 +7,7 @@ they are read, checked against the manifest, and shown. Without them the page sa
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from infra_lib.checksums import check_record
 from infra_lib.errors import DataError
 from infra_lib.frames import rows as each_row
 from infra_lib.performance.gpu_words import (
+    NAMES,
     by_length,
     chance,
     eigendecompositions,
     first_attempt,
+    held_before,
     partition_words,
 )
 from infra_lib.performance.shown import copied_record, shown, target_row
@@ -35,7 +38,6 @@ MISSING_GPU = (
     "No run on a GPU is recorded here. On a machine with one, `python -m benchmarks.gpu` and "
     "`python -m benchmarks.partition` make the records."
 )
-NAMES = {"10m": "10 M", "135m": "135 M", "494m": "494 M", "1b": "1.03 B"}
 SERIES = {
     "this library, bfloat16": ("infra", "bfloat16", "#0072b2", "o", "-"),
     "kronfluence, its defaults": ("kronfluence", "float32", "#7f7f7f", "s", "--"),
@@ -61,20 +63,22 @@ def write_gpu(root: Path, results: Path) -> dict[str, str]:
     """
     records = read_records(root)
     names = ["origin", "targets", "ratios", "memory", "roofline", "bounds", "lengths", "agreement"]
-    names += ["partition", "first"]
+    names += ["partition", "first", "held"]
     if not records:
         return {f"gpu_{name}": MISSING_GPU if name == "origin" else "" for name in names}
     style.apply()
     folder = results / "figures" / "performance"
     main = records["attribution"]
-    frame = runs_frame([record for name, record in records.items() if name.startswith("attribution")])
+    shown_records = [record for name, record in records.items() if name.startswith("attribution")]
+    frame = runs_frame(shown_records)
     found = {
-        "origin": origin(main),
+        "origin": origin(main, shown_records),
         "targets": targets_table(frame, main),
         "ratios": ratio_table(frame),
         "lengths": lengths_table(frame, main),
         "bounds": "\n\n".join(filter(None, (by_length(frame), eigendecompositions(main)))),
         "agreement": f"{agreement_table(frame)}\n\n{chance(main)}",
+        "held": held_before(shown_records),
         "partition": "",
         "first": first_attempt(records["first-attempt"], main) if "first-attempt" in records else "",
     }
@@ -191,19 +195,21 @@ def total(frame: pd.DataFrame, size: str, library: str, dtype: str) -> tuple[flo
     )
 
 
-def origin(record: dict[str, Any]) -> str:
-    """Return the badge of the recorded runs, and what they ran on."""
+def origin(record: dict[str, Any], others: Sequence[dict[str, Any]] = ()) -> str:
+    """Return the badge of the recorded runs, what they ran on, and the commits of others beside them."""
     environment = record["environment"]
     title = f"commit {environment['commit'][:12]}, {record['started'][:10]}"
     versions = {name: environment["versions"][name] for name in ("torch", "transformers")} | record["peers"]
     libraries = ", ".join(f"{name} {version}" for name, version in versions.items())
     rates = record["ceilings"]["operations_per_second"]
+    commits = {other["environment"]["commit"][:12] for other in others} - {environment["commit"][:12]}
+    beside = f" Some of the runs are of commit {', '.join(sorted(commits))}." if commits else ""
     return (
         f"{badge('recorded', title)} {escape(title)}; {escape(environment['device'])}, driver "
         f"{escape(record['driver'])}; {escape(libraries)}. Measured ceilings: "
         f"{rates['bfloat16'] / 1e12:.0f} TFLOP/s in bfloat16, {rates['tf32'] / 1e12:.0f} in TF32, "
         f"{rates['float32'] / 1e12:.0f} in float32 products of 8,192 × 8,192 random numbers; "
-        f"{record['ceilings']['copy_bytes_per_second'] / 1e12:.1f} TB/s read and written by a copy."
+        f"{record['ceilings']['copy_bytes_per_second'] / 1e12:.1f} TB/s read and written by a copy.{beside}"
     )
 
 
@@ -290,6 +296,7 @@ def lengths_table(frame: pd.DataFrame, record: dict[str, Any]) -> str:
                 f"{scoring.operations / scoring.seconds / 1e12:.0f}",
                 f"{scoring.operations / scoring.seconds / peak:.0%}",
                 f"{fit['seconds'] / millions:.0f}",
+                f"{fit['operations'] / fit['seconds'] / peak:.0%}",
                 f"{scoring.peak_bytes / _GIB:.1f}",
             ]
         )
@@ -300,7 +307,7 @@ def lengths_table(frame: pd.DataFrame, record: dict[str, Any]) -> str:
         "in forward passes",
         "TFLOP/s",
     ]
-    headers += ["of the peak", "fitting, s per million tokens", "scoring, peak GiB"]
+    headers += ["of the peak", "fitting, s per million tokens", "fitting, of the peak", "scoring, peak GiB"]
     return html_table(headers, rows, left=1, label="Cost by length on a GPU", stacked=True)
 
 
