@@ -39,6 +39,7 @@ benchmark: setup peers  ## Measure speed and memory beside kronfluence, bergson 
 	$(BIN)/python -m benchmarks.attribution
 	$(BIN)/python -m benchmarks.cost
 	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.compiled
 
 gpu:  ## Measure on a GPU beside kronfluence, and record it (PYTHON of an environment with CUDA)
 	$(PYTHON) -m benchmarks.gpu

@@ -56,7 +56,7 @@ from infra_lib.examples import from_frame
 from infra_lib.experiment import run_all
 from infra_lib.stage import open_stage
 from infra_lib.statistics import accuracy_by_group
-from infra_lib.validation import bench, figures, groups, report, retraining, scores, tables
+from infra_lib.validation import bench, figures, groups, judge, report, retraining, scores, tables
 
 stage = open_stage("09_validation", globals())
 params = stage.params
@@ -98,11 +98,7 @@ else:
 # %%
 if on:
     targets = bench.form_targets(setting, answers)
-    jobs = targets.jobs(setting.membership, setting.seeds)
-    print(f"{len(jobs)} retrainings on {setting.membership[0].sum()} of {len(setting.train)} examples each")
-    measured = report.Measured(
-        targets, setting.seeds, retraining.run_all(jobs, processes=params.processes, label="random halves")
-    )
+    measured = judge.retrain(params, setting, targets, label="random halves")
     ceiling = report.ceiling_table(targets, measured, tokens=params.validation_tokens, **intervals)
     stage.write_table("ceiling", ceiling)
 
@@ -128,12 +124,7 @@ fragment
 
 # %%
 if on:
-    columns = targets.columns(params.validation_tokens)
-    how = bench.method_settings(params, folder=stage.workspace)
-    scored = scores.score_models(
-        [run.folder for run in setting.runs], setting.train, columns, how, processes=params.processes
-    )
-    found = report.both_units(targets, measured, scored, tokens=params.validation_tokens, **intervals)
+    scored, found = judge.judge(params, setting, targets, measured, folder=stage.workspace)
     for name, table in found.items():
         stage.write_table(name, table)
     for model in scored:
@@ -223,6 +214,7 @@ shown
 
 # %%
 if on:
+    how = bench.method_settings(params, folder=stage.workspace)
     by_model = [
         scores.score_choices(run.folder, setting.train, targets.choices(), how, damping=params.damping)
         for run in setting.runs

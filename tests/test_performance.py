@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import attribution, cost, scaling
+from benchmarks import attribution, compiled, cost, scaling
 from infra_lib.checksums import write_manifest
 from infra_lib.errors import DataError, ParameterError
 from infra_lib.performance import MISSING, write_performance
-from infra_lib.performance.cpu import OLD, cost_lines, cost_words, scaling_table
+from infra_lib.performance.cpu import OLD, compiled_table, cost_lines, cost_words, scaling_table
 from infra_lib.performance.shown import target_row
 
 
@@ -22,6 +22,7 @@ def test_without_a_record_the_page_says_so(tmp_path) -> None:
     fragments = write_performance(tmp_path, tmp_path / "results")
     assert fragments["performance_ratios"] == MISSING
     assert fragments["performance_cost"] == fragments["performance_scaling"] == MISSING
+    assert fragments["performance_compiled"] == MISSING
     assert not (tmp_path / "results" / "figures").exists()
 
 
@@ -33,6 +34,7 @@ def quick(tmp_path_factory):
     attribution.main(["--quick", "--out", str(folder / "attribution.json")])
     cost.main(["--quick", "--out", str(folder / "cost.json")])
     scaling.main(["--size", "tiny", "--out", str(folder / "scaling.json")])
+    compiled.main(["--quick", "--out", str(folder / "compiled.json")])
     write_manifest(root / "records")
     return root
 
@@ -76,6 +78,22 @@ def test_two_processes_are_held_against_one_and_against_the_machine(quick, tmp_p
     # 8 / 5 = 1.6 of 2 · 8 / 10 = 1.6; the faster repetition counts
     assert "s 8.00 5.00 1.60 1.60 100% 2" in " ".join(found.split())
     assert "times as fast" in write_performance(quick, tmp_path)["performance_scaling"]
+
+
+def test_a_compiled_pass_is_held_against_the_pass_as_it_is(quick, tmp_path) -> None:
+    path = quick / "records/benchmarks/compiled.json"
+    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+    assert [run["way"] for run in runs] == ["as it is", "compiled, default"]
+    assert runs[1]["difference"] < 1e-4
+    assert "times as fast" in write_performance(quick, tmp_path)["performance_compiled"]
+    both = {"size": "s", "parameters": 2e6, "tokens": 1000, "repeats": 3, "difference": 1e-6}
+    plain_run = {**both, "way": "as it is", "seconds": 2.0, "first_seconds": 1.0}
+    for seconds, pays in ((1.0, "20,000"), (3.0, "never")):  # 21 − 1 s at a gain of 1 ms a token
+        other = {**both, "way": "compiled, x", "seconds": seconds, "first_seconds": 21.0}
+        table = html.unescape(re.sub(r"<[^>]*>", " ", compiled_table({"runs": [plain_run, other]})))
+        assert f"compiled, x 2.000 {seconds:.3f} {2 / seconds:.2f} 21 {pays} 1e-06 3" in " ".join(
+            table.split()
+        )
 
 
 @pytest.mark.reliability(kind="bad input", title="a benchmark of more processes than the machine can run")

@@ -38,7 +38,7 @@ def write_performance(root: Path, results: Path) -> dict[str, str]:
     folder = results / "figures" / "performance"
     style.apply()
     fragments = {"performance_ratios": MISSING, "performance_cost": MISSING, "performance_memory": ""}
-    fragments["performance_scaling"] = MISSING
+    fragments["performance_scaling"] = fragments["performance_compiled"] = MISSING
     record = read_record(root, "benchmarks/attribution")
     if record and not all("peers" in row for row in record["summary"]):
         fragments["performance_ratios"] = OLD
@@ -66,6 +66,11 @@ def write_performance(root: Path, results: Path) -> dict[str, str]:
     if any(scaling):
         fragments["performance_scaling"] = "\n\n".join(
             f"{origin(record)}\n\n{scaling_table(record)}" for record in scaling if record
+        )
+    compiled = [read_record(root, name) for name in ("benchmarks/compiled", "gpu/compiled")]
+    if any(compiled):
+        fragments["performance_compiled"] = "\n\n".join(
+            f"{origin(record)}\n\n{compiled_table(record)}" for record in compiled if record
         )
     if record := read_record(root, "benchmarks/cost"):
         frame = pd.DataFrame(record["points"])
@@ -125,6 +130,32 @@ def scaling_table(record: dict[str, Any]) -> str:
     headers = ["what", "one process, s", f"{count} processes, s", "times as fast"]
     headers += ["the machine allows", "of that", "n"]
     return html_table(headers, rows, left=1, label=f"{count} processes beside one", stacked=True)
+
+
+def compiled_table(record: dict[str, Any]) -> str:
+    """Return what compiling the scoring pass gains, what it takes, and from how many tokens on it pays."""
+    runs, rows = pd.DataFrame(record["runs"]), []
+    for _, part in runs.groupby("size", sort=False):
+        plain = part[part["way"] == "as it is"].iloc[0]
+        for run in part[part["way"] != "as it is"].itertuples():
+            gain = (plain["seconds"] - run.seconds) / run.tokens
+            pays = f"{(run.first_seconds - plain['first_seconds']) / gain:,.0f}" if gain > 0 else "never"
+            rows.append(
+                [
+                    f"{run.parameters / 1e6:.1f}",
+                    escape(str(run.way)),
+                    f"{1e3 * plain['seconds'] / run.tokens:.3f}",
+                    f"{1e3 * run.seconds / run.tokens:.3f}",
+                    f"<strong>{plain['seconds'] / run.seconds:.2f}</strong>",
+                    f"{run.first_seconds:.0f}",
+                    pays,
+                    f"{run.difference:.0e}",
+                    str(run.repeats),
+                ]
+            )
+    headers = ["million parameters", "way", "as it is, ms a token", "compiled, ms a token", "times as fast"]
+    headers += ["compiling, s a shape", "pays from tokens of a shape", "relative difference", "n"]
+    return html_table(headers, rows, left=2, label="Scoring compiled", stacked=True)
 
 
 def ratio_tables(record: dict[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ from infra_lib.reading import load_table
 from infra_lib.study import VALIDATION_METHODS, Study, make_study
 from infra_lib.study_data import load_splits
 from infra_lib.tables import badge, html_table, interval
-from infra_lib.validation import bench, report, retraining, scores
+from infra_lib.validation import bench, judge, report
 from infra_lib.validation.figures import METHOD_NAMES
 
 COMPARED = ("ekfac", "graddot", "gradcos")
@@ -81,24 +81,8 @@ def measure_bounds(
         params = make_study({**study.model_dump(), **fewer, **change})
         setting = bench.open_bench(params, splits["train"], splits["target"], root=root, runs=runs)
         targets = bench.form_targets(setting, run_all(setting.runs, processes=params.processes))
-        jobs = targets.jobs(setting.membership, setting.seeds)
-        results = retraining.run_all(jobs, processes=params.processes, label=name)
-        scored = scores.score_models(
-            [run.folder for run in setting.runs],
-            setting.train,
-            targets.columns(params.validation_tokens),
-            bench.method_settings(params, folder=runs / "scores"),
-            processes=params.processes,
-        )
-        tables = report.both_units(
-            targets,
-            report.Measured(targets, setting.seeds, results),
-            scored,
-            tokens=params.validation_tokens,
-            samples=params.bootstrap_samples,
-            confidence=params.confidence,
-            seed=params.seed,
-        )
+        measured = judge.retrain(params, setting, targets, label=name)
+        _, tables = judge.judge(params, setting, targets, measured, folder=runs / "scores")
         held = tables["lds"].query("selection == 'held out'")
         apart = tables["differences"].query("reference == 'ekfac'")
         of = ["method", "unit", "target"]
