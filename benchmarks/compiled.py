@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._inductor import config as inductor_config
 
-from benchmarks.records import RECORDS, keep
+from benchmarks.records import RECORDS, command_of, keep
 from benchmarks.setting import GPU_SIZES, SIZES, TARGETS, Size, make_data, make_model
 from infra_lib.device import check_device
 from infra_lib.models import Batch, batches, mlp_linears
@@ -118,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(given)
     check_device(options.device, "--device")
+    inductor_config.force_disable_caches = True  # what compiling takes is measured, every time
     sizes = QUICK if options.quick else CHOSEN[options.device]
     threads = torch.get_num_threads()
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -126,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "environment": environment(options.device),
         "driver": driver(),
         "started": started,
-        "command": ["python", "-m", "benchmarks.compiled", *given],
+        "command": command_of("benchmarks.compiled", given),
         "settings": {
             "sizes": {name: asdict(size) for name, size in sizes.items()},
             "threads": threads,

@@ -45,7 +45,7 @@ import torch
 from scipy.stats import spearmanr
 
 from benchmarks import ceilings, operations
-from benchmarks.records import keep
+from benchmarks.records import command_of, keep
 from benchmarks.setting import GPU_SIZES, SIZES, TARGETS, Size, make_data, make_model
 from infra_lib.attention import fused_attention
 from infra_lib.curvature import Factors, fit_factors
@@ -422,7 +422,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "environment": found_at,
         "driver": driver(),
         "started": json.loads(started.read_text(encoding="utf-8")),
-        "command": ["python", "-m", "benchmarks.gpu", *given],
+        "command": command_of("benchmarks.gpu", given),
         "peers": peers,
         "settings": settings,
         "ceilings": {},

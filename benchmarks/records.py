@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,22 @@ from infra_lib.checksums import list_anew
 from infra_lib.files import write_json
 
 RECORDS = Path(__file__).resolve().parents[1] / "records"
+
+
+PLACES = ("--out", "--parts", "--disk", "--commit")
+"""Options that say where things lie on a machine, each with a value: they do not change what is measured."""
+
+
+def command_of(module: str, given: Sequence[str]) -> list[str]:
+    """Return the command of a benchmark as its record keeps it: without the places of one machine."""
+    kept: list[str] = []
+    rest = iter(given)
+    for word in rest:
+        if word in PLACES:
+            next(rest, None)
+        elif word.partition("=")[0] not in PLACES:
+            kept.append(word)
+    return ["python", "-m", module, *kept]
 
 
 def keep(path: Path, record: dict[str, Any], records: Path = RECORDS) -> None:

@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.records import RECORDS, keep
+from benchmarks.records import RECORDS, command_of, keep
 from benchmarks.setting import GPU_SIZES, SIZES, TARGETS, Size, make_data, make_model
 from infra_lib.curvature import fit_factors
 from infra_lib.device import check_device
@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "environment": environment(options.device),
         "driver": driver(),
         "started": started,
-        "command": ["python", "-m", "benchmarks.scaling", *given],
+        "command": command_of("benchmarks.scaling", given),
         "settings": {
             "size": asdict(size),
             "name": name,

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import gpu, operations, partition
-from benchmarks.records import keep
+from benchmarks.records import command_of, keep
 from benchmarks.setting import GPU_SIZES, SIZES
 from infra_lib import checksums
 from infra_lib.errors import DataError
@@ -142,7 +142,7 @@ def test_the_benchmark_still_runs_and_goes_on_where_it_was_interrupted(tmp_path,
     command = ["--device", "cpu", "--quick", "--out", str(out), "--parts", str(tmp_path / "parts")]
     gpu.main(command)
     record = json.loads(out.read_text(encoding="utf-8"))
-    assert record["command"] == ["python", "-m", "benchmarks.gpu", *command]
+    assert record["command"] == ["python", "-m", "benchmarks.gpu", "--device", "cpu", "--quick"]
     said = capsys.readouterr().out
     assert "1 of" in said
     assert "done before" not in said
@@ -259,6 +259,12 @@ def test_a_benchmarks_record_is_listed_alone(tmp_path) -> None:
     assert json.loads((records / "gpu" / "one.json").read_text()) == {"seconds": 3}
     assert checksums.damaged_others(records) == ["gpu/one.json", "gpu/two.json"]
     keep(tmp_path / "elsewhere.json", {"seconds": 4}, records)
+
+
+def test_a_record_holds_no_places_of_one_machine() -> None:
+    given = ["--out", "a", "--size", "tiny", "--disk=b", "--commit", "c", "--parts=d", "--beside"]
+    expected = ["python", "-m", "benchmarks.gpu", "--size", "tiny", "--beside"]
+    assert command_of("benchmarks.gpu", given) == expected
 
 
 def test_counted_operations_are_those_of_the_products() -> None:
