@@ -114,10 +114,9 @@ readme: setup system  ## Write the README's table of claims and its pictures fro
 serve: setup  ## Preview the built book on this machine
 	$(BIN)/infra serve
 
-# On a GPU: PYTHON of an environment that has this package and CUDA; otherwise the one that `setup` makes.
-GIVEN := $(filter command% environment%,$(origin PYTHON))
-record: $(if $(GIVEN),,setup)  ## Run a study and keep it under records/ (STUDY=full NOTEBOOKS=09 OUT=records/… PYTHON=…)
-	$(if $(GIVEN),$(PYTHON),$(BIN)/python) -m infra_lib.cli record $(NOTEBOOKS) --study $(STUDY) $(if $(OUT),--out $(OUT))
+# On a GPU: WITH names the Python of an environment that has this package and CUDA, and nothing is set up.
+record: $(if $(WITH),,setup)  ## Run a study and keep it under records/ (STUDY=full NOTEBOOKS=09 OUT=records/… WITH=python)
+	$(or $(WITH),$(BIN)/python) -m infra_lib.cli record $(NOTEBOOKS) --study $(STUDY) $(if $(OUT),--out $(OUT))
 
 status: setup  ## Show what is done and what would run
 	$(BIN)/infra status --study $(STUDY)

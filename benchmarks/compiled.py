@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch._inductor import config as inductor_config
 
+from benchmarks.gpu import needs_gpu
 from benchmarks.records import RECORDS, command_of, keep
 from benchmarks.setting import GPU_SIZES, SIZES, TARGETS, Size, make_data, make_model
-from infra_lib.device import check_device
 from infra_lib.models import Batch, batches, mlp_linears
 from infra_lib.provenance import driver, environment
 
@@ -118,12 +118,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="the record to write")
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(given)
-    check_device(options.device, "--device")
-    inductor_config.force_disable_caches = True  # what compiling takes is measured, every time
+    needs_gpu(options.device, "--device cpu --quick")
     sizes = QUICK if options.quick else CHOSEN[options.device]
     threads = torch.get_num_threads()
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    runs = [run for name, size in sizes.items() for run in measure(name, size, options.device)]
+    with inductor_config.patch(force_disable_caches=True):  # what compiling takes is measured, every time
+        runs = [run for name, size in sizes.items() for run in measure(name, size, options.device)]
     record = {
         "environment": environment(options.device),
         "driver": driver(),

@@ -29,6 +29,7 @@ import gc
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -220,12 +221,13 @@ def kronfluence(
     at["parameters"] = sum(p.numel() for p in model.parameters())
     options: dict[str, Any] = {"batch": size.batch, "device": bench.device, "low_precision": low_precision}
     # What is loaded lazily is loaded now, as for ours.
-    warm = Kronfluence(model, folder / "warm", **options)
-    warm.fit(train[: 2 * size.batch])
-    for per_token in (True, False):
-        few = targets[TARGETS[0]][: size.batch]
-        warm.scores(train[: 2 * size.batch], few, per_token=per_token, name=f"warm-{per_token}")
-    del warm
+    with bench.step(**at, step="warm-up"):
+        warm = Kronfluence(model, folder / "warm", **options)
+        warm.fit(train[: 2 * size.batch])
+        for per_token in (True, False):
+            few = targets[TARGETS[0]][: size.batch]
+            warm.scores(train[: 2 * size.batch], few, per_token=per_token, name=f"warm-{per_token}")
+    warm = None
     model = make_model(size, device=bench.device, attention="sdpa")  # the other one has its wrappers
     peer = Kronfluence(model, folder / "kronfluence", **options)
     with bench.step(**at, step="fit"):
@@ -330,7 +332,8 @@ def of_length(size: Size, tokens: int) -> Size:
     """Return a size with sequences of another length, and as many tokens in all."""
     share = size.tokens / tokens
     fewer = {"train": int(size.train * share), "target": max(2, int(size.target * share))}
-    return replace(size, tokens=tokens, batch=max(1, int(size.batch * share)), **fewer)
+    rows = {"batch": max(1, int(size.batch * share)), "scored": max(1, int(size.scored * share))}
+    return replace(size, tokens=tokens, **rows, **fewer)
 
 
 def measure(cell: Cell, device: str, parts: Path, disk: Path | None, sides: Sequence[int]) -> None:
@@ -395,7 +398,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     peers = {name: _version(name) for name in ("kronfluence", "traker")}
     # Parts of another commit, machine or setting are not gone on with.
-    mark = digest_of([found_at, settings, lengths, peers, options.device])[:16]
+    # What is changed beside a commit may be this very record, so that it does not count.
+    code = found_at["commit"].removesuffix("+changes")
+    mark = digest_of([{**found_at, "commit": code}, settings, lengths, peers, options.device])[:16]
     parts = (options.parts or ROOT / "_build" / "benchmarks") / f"{options.out.stem}-{mark}"
     if options.cell:
         cell = next(cell for cell in planned if cell.key == options.cell)
@@ -431,6 +436,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     keep(options.out, record)
     print(f"recorded in {options.out}")
+    if all((parts / f"{cell.key}.json").exists() for cell in planned):
+        shutil.rmtree(parts)  # the same command measures again
 
 
 def _ended_early(path: Path, cell: Cell, status: int) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 Every process takes a shard of the examples (:mod:`infra_lib.distributed`), with one thread on a CPU or a
 device of its own. Beside that stands what the machine itself allows: as many processes that know nothing of
 each other, each with the whole work. Where these take longer than one alone, memory and caches are shared,
-and no division of the work could be faster.
+and no division of the work could be faster. They begin together; their steps may drift apart a little.
 
 ========================  ==========================================================================
 what                      seconds are of
@@ -30,10 +30,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.gpu import needs_gpu
 from benchmarks.records import RECORDS, command_of, keep
 from benchmarks.setting import GPU_SIZES, SIZES, TARGETS, Size, make_data, make_model
 from infra_lib.curvature import fit_factors
-from infra_lib.device import check_device
 from infra_lib.distributed import add_up_number, is_main, process_group
 from infra_lib.files import write_json
 from infra_lib.influence import position_scores, token_scores
@@ -85,7 +85,10 @@ def start(size: str, device: str, processes: int, out: Path, number: int = 0) ->
     command += [str(processes), "-m", "benchmarks.scaling", "--device", device, "--size", size]
     chosen = {"OMP_NUM_THREADS": "1"}
     if device != "cpu" and processes == 1:
-        chosen["CUDA_VISIBLE_DEVICES"] = str(number)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        chosen["CUDA_VISIBLE_DEVICES"] = (
+            visible[number] if number < len(visible) and visible[0] else str(number)
+        )
     return subprocess.Popen([*command, "--worker", str(out)], env={**os.environ, **chosen})
 
 
@@ -122,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if is_main():
                 write_json(options.worker, found)
         return
-    check_device(options.device, "--device")
+    needs_gpu(options.device, "--device cpu --size tiny")
     there = torch.cuda.device_count() if options.device == "cuda" else os.cpu_count() or 1
     if not 2 <= options.processes <= there:
         raise SystemExit(

@@ -63,7 +63,9 @@ def gradient_norms(
     if brings:
         needs = {name: construction_bytes(modules[name], diagonal=False) for name in names}
         passes = layer_groups(needs, memory_bytes)
+    at_hand = squares = None
     for own in passes:
+        at_hand = squares = None  # what the pass before held goes first
         at_hand = {name: curve(name) for name in own}.__getitem__ if curve and brings else curve
         squares = partial(_squared_norms, model, {name: modules[name] for name in own}, at_hand)
         for values, batch in read_back((squares(batch.to(model.device)), batch) for batch in groups):

@@ -22,15 +22,20 @@ BEHIND = 2
 
 
 def check_device(device: str, parameter: str = "device") -> None:
-    """Raise where a GPU is asked for and there is none.
+    """Raise where a GPU is asked for that is not there.
 
     Raises
     ------
     ParameterError
         Naming ``parameter``.
     """
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if not device.startswith("cuda"):
+        return
+    if not torch.cuda.is_available():
         raise ParameterError(parameter, device, "cpu on this machine, which has no CUDA device")
+    number, there = int(device.partition(":")[2] or 0), torch.cuda.device_count()
+    if number >= there:
+        raise ParameterError(parameter, device, f"cuda, or cuda:0 to cuda:{there - 1} on this machine")
 
 
 def to_device(tensor: Tensor, device: str | torch.device) -> Tensor:
@@ -65,7 +70,7 @@ def _towards_host(tensor: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
     home = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     home.copy_(tensor, non_blocking=True)
     event = torch.cuda.Event()
-    event.record()
+    event.record(torch.cuda.current_stream(tensor.device))  # its own device need not be the current one
     return home, event
 
 

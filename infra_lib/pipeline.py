@@ -87,7 +87,7 @@ def run(root: Path, study: Study, stages: Sequence[str], *, force: bool = False)
     Snakemake goes by times and parameters; content has the last word: the stamp of a stage whose results
     no longer hold is taken away first, and the runner reuses those that still do.
     """
-    check_machine(root, study, stages)
+    check_machine(root, study, stages, force=force)
     stamps = {stage: stamp(root, study.study, stage) for stage in STAGES}
     for stage in STAGES:
         if why_stale(root, stage, study):
@@ -110,7 +110,7 @@ def run(root: Path, study: Study, stages: Sequence[str], *, force: bool = False)
     return code
 
 
-def check_machine(root: Path, study: Study, stages: Sequence[str]) -> None:
+def check_machine(root: Path, study: Study, stages: Sequence[str], *, force: bool = False) -> None:
     """Make sure, before long work, that what must run has its device, and a wall around what it grades.
 
     Raises
@@ -121,7 +121,8 @@ def check_machine(root: Path, study: Study, stages: Sequence[str]) -> None:
         Where there is no wall, with the one command to type.
     """
     asked = {*stages, *(needed for stage in stages for needed in STAGES[stage])}
-    runs = [stage for stage in STAGES if stage in asked and why_stale(root, stage, study)]
+    forced = stages if force else ()
+    runs = [s for s in STAGES if s in asked and (s in forced or why_stale(root, s, study))]
     if study.device != "cpu" and any("device" in declared_parameters(root, stage) for stage in runs):
         from infra_lib.device import check_device
 

@@ -80,7 +80,7 @@ def driver() -> str:
     """Return the version of the GPU's driver, or that there is none."""
     asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+        said = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=30).stdout.split()
     except (OSError, subprocess.SubprocessError):
         said = []
     return said[0] if said else "none"

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from infra_lib.attribute.checks import against_float32, judge
+from infra_lib.attribute.checks import SAMPLE, against_float32, judge
 from infra_lib.attribute.scorer import Scorer
 from infra_lib.attributes import score_table
 from infra_lib.curvature import fit_factors
@@ -34,6 +34,7 @@ from infra_lib.jobs import run_jobs
 from infra_lib.launched import TRAINING_SET, scores_on
 from infra_lib.models import Encoded, encode, load_model, load_tokenizer
 
+NO_ROOM = "no room for the model in float32, with which its scores would be compared"
 COSINES = ("cosine", "token_cosine", "gradient_cosine")
 """What is kept of the comparison with float32."""
 
@@ -198,11 +199,18 @@ def score_training_set(
     if dtype != torch.float32 and float32_fits(model, directions):
         all_there = {name: moved(own, device) for name, own in directions.items()}
         scorer = Scorer(model, all_there, "loss", pad_id=pad, batch_tokens=batch_tokens)
-        found = against_float32(scorer, encoded, tokens, correct, gradient)
+        try:
+            found = against_float32(scorer, encoded, tokens, correct, gradient)
+        except torch.cuda.OutOfMemoryError:  # what was scored stays; alone, nobody waits for this process
+            if size() > 1:
+                raise
+            found = {}
+            tqdm.write(NO_ROOM)
         judge(found, str(dtype).removeprefix("torch."), with_tokens=True, instead="precision: float32")
-        checks |= {
-            f"float32_{name}": min(cast("float", own[name]) for own in found.values()) for name in COSINES
-        }
+        if found:
+            checks["float32_sample"] = SAMPLE
+            lowest = {name: min(cast("float", own[name]) for own in found.values()) for name in COSINES}
+            checks |= {f"float32_{name}": value for name, value in lowest.items()}
     seconds = ", ".join(
         f"{name} {after - before:.1f} s"
         for name, before, after in zip(("factors", "directions", "scores"), times, times[1:], strict=False)
@@ -213,16 +221,18 @@ def score_training_set(
 def float32_fits(model: Any, directions: Mapping[str, Direction]) -> bool:
     """Return whether there is room for a comparison in float32: always on a CPU, on all devices or on none.
 
-    The model grows by two bytes a weight; each target's direction takes four, and so do two gradients.
+    The model grows by two bytes a weight; each target's direction takes four, and so do two gradients; and
+    passes hold twice what they held so far.
     """
     if model.device.type != "cuda":
         return True
     weights = sum(parameter.numel() for parameter in model.parameters())
     attributed = sum(part.numel() for own in directions.values() for part in own.values())
     free = torch.cuda.mem_get_info(model.device)[0] + held_free(model.device)
-    fits = free > 1.2 * (2 * weights + 12 * attributed)
+    passes = torch.cuda.max_memory_allocated(model.device) - torch.cuda.memory_allocated(model.device)
+    fits = free > 1.2 * (2 * weights + 12 * attributed) + 2 * passes
     if not fits and is_main():
-        tqdm.write("no room for the model in float32, with which its scores would be compared")
+        tqdm.write(NO_ROOM)
     return add_up_number(int(fits)) == size()
 
 

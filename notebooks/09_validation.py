@@ -124,7 +124,7 @@ fragment
 
 # %%
 if on:
-    scored, found = judge.judge(params, setting, targets, measured, folder=stage.workspace)
+    scored, found = judge.score_and_compare(params, setting, targets, measured, folder=stage.workspace)
     for name, table in found.items():
         stage.write_table(name, table)
     for model in scored:

@@ -162,14 +162,21 @@ def simulated_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedGpu]:
     """Enter a simulated GPU, without what only a real one has: its driver, streams, pinned memory, Triton."""
 
     class Event:
-        def record(self) -> None: ...
+        """Knows of the device on whose stream it was recorded, and of no other."""
 
-        def synchronize(self) -> None: ...
+        device: torch.device | None = None
+
+        def record(self, stream: torch.device) -> None:
+            self.device = stream
+
+        def synchronize(self) -> None:
+            assert self.device == CUDA
 
     torch._C._ensureCUDADeviceGuardSet()
     empty = torch.empty
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
     monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: device)
     monkeypatch.setattr(Tensor, "pin_memory", lambda self, *_: self)
     monkeypatch.setattr(torch, "empty", lambda *a, pin_memory=False, **k: empty(*a, **k))
     monkeypatch.setattr("infra_lib.attention.rule.is_usable", lambda _query: False)

@@ -230,6 +230,16 @@ def test_a_study_on_a_gpu_that_is_not_there_stops_before_it_starts(root, monkeyp
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(pipeline, "why_stale", lambda *_: [])
     pipeline.check_machine(root, study, ["02_base_model"])  # what is there already needs no GPU
+    with pytest.raises(ParameterError, match="no CUDA device"):
+        pipeline.check_machine(root, study, ["02_base_model"], force=True)
+
+
+def test_a_gpu_of_a_number_that_is_not_there_is_refused(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    device.check_device("cuda:1")
+    with pytest.raises(ParameterError, match="cuda:0 to cuda:1 on this machine"):
+        device.check_device("cuda:2")
 
 
 def test_the_largest_worker_on_a_gpu_counts_in_a_stages_peak(monkeypatch) -> None:
@@ -248,7 +258,7 @@ def test_the_driver_is_recorded_of_a_gpu_alone(monkeypatch, tmp_path) -> None:
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho 580.1\necho 580.1\n", encoding="utf-8")
     program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("PATH", str(tmp_path))
     assert provenance.environment("cuda")["driver"] == "580.1"
     assert "driver" not in provenance.environment("cpu")
     program.unlink()

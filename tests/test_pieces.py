@@ -60,6 +60,9 @@ def test_a_splitting_that_was_killed_is_done_again_by_the_same_command(sent, tmp
     assert pieces(tmp_path, "split", folder, tmp_path / "again", 1).returncode == 0
     assert folder_digests(tmp_path / "again") == folder_digests(carried)
     assert not left.exists()
+    assert pieces(tmp_path, "split", folder, f"{tmp_path / 'slash'}/", 1).returncode == 0
+    assert pieces(tmp_path, "join", tmp_path / "slash", f"{tmp_path / 'joined'}/").returncode == 0
+    assert folder_digests(tmp_path / "joined") == folder_digests(folder)
 
 
 @pytest.mark.parametrize(

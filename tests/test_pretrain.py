@@ -138,7 +138,6 @@ def test_a_training_multiplies_as_it_was_told(tmp_path, precision: str, on: bool
     trainer = SimpleNamespace(
         remove_callback=lambda kind: None,
         add_callback=lambda callback: None,
-        state=SimpleNamespace(log_history=[{"loss": 1.0, "step": 1}]),
         train=lambda resume_from_checkpoint: seen.append(torch.backends.cuda.matmul.allow_tf32),
     )
     train_quietly(trainer, tmp_path, precision=precision)

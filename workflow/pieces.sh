@@ -11,7 +11,7 @@ fail() {
 }
 
 split_folder() {
-    local folder=$1 pieces=$2 mebibytes=$3
+    local folder=$1 pieces=${2%/} mebibytes=$3
     [ -d "$folder" ] || fail "FOLDER is '$folder'; it must be a folder that exists"
     [[ $mebibytes =~ ^[1-9][0-9]{0,5}$ ]] || fail "MIB is '$mebibytes'; it must be a whole number from 1"
     [ -z "$(ls -A "$pieces" 2>/dev/null)" ] || fail "PIECES is '$pieces'; it must be a new or empty folder"
@@ -25,7 +25,7 @@ split_folder() {
 }
 
 join_pieces() {
-    local pieces=$1 folder=$2 bad
+    local pieces=$1 folder=${2%/} bad
     [ -f "$pieces/SHA256SUMS" ] || fail "PIECES is '$pieces'; it must hold SHA256SUMS, which travels with the pieces"
     [ -z "$(ls -A "$folder" 2>/dev/null)" ] || fail "FOLDER is '$folder'; it must be a new or empty folder"
     bad=$(cd "$pieces" && sha256sum -c SHA256SUMS 2>/dev/null | sed -n 's/: FAILED.*//p') || true

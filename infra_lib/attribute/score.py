@@ -193,6 +193,7 @@ def _by_gradients(
         damping=options.damping,
         curvature=options.method,
         divide_by_self=options.normalise == "self",
+        memory_bytes=options.memory_bytes,
         **size,
     )
     own = None

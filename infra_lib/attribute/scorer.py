@@ -38,6 +38,8 @@ class Scorer:
         Divide each example's scores by the root of its self-influence.
     pad_id, batch_tokens
         Of the batches.
+    memory_bytes
+        Of a GPU, for the factors behind self-influence.
     """
 
     model: Any
@@ -50,6 +52,7 @@ class Scorer:
     divide_by_self: bool = False
     pad_id: int = 0
     batch_tokens: int = 4096
+    memory_bytes: int = 2**33
 
     def __call__(
         self,
@@ -91,6 +94,7 @@ class Scorer:
             method=self.curvature,
             pad_id=self.pad_id,
             batch_tokens=batch_tokens or self.batch_tokens,
+            memory_bytes=self.memory_bytes,
         )
 
     def _scaled(self) -> tuple[Mapping[str, Direction], Mapping[str, float]]:

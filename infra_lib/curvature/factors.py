@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from infra_lib.device import to_device
 from infra_lib.errors import ParameterError
 
 METHODS = ("ekfac", "kfac", "diagonal", "identity")
@@ -80,18 +79,19 @@ class Factors:
     def damped(
         self, name: str, method: str, damping: float, like: Tensor
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """Return a layer's eigenvalues + damping × their mean [out, in], and (Q_G, Q_A).
+        """Return a layer's eigenvalues + damping × their mean [out, in], and (Q_G [out, out], Q_A [in, in]).
 
         Both are on the device and of the type of ``like``. Methods that stay in the weights' own basis
         have no eigenvectors.
+
+        Raises
+        ------
+        ParameterError
+            For a method that is not of :data:`METHODS`, or whose eigenvalues were not fitted.
         """
-
-        def brought(part: Tensor) -> Tensor:
-            return to_device(part, like.device).to(like.dtype)
-
-        values = brought(self.eigenvalues(name, method))
+        values = self.eigenvalues(name, method).to(like)
         values = values + damping * values.mean()
         if method in ("diagonal", "identity"):
             return values, None
         layer = self.layers[name]
-        return values, (brought(layer.q_out), brought(layer.q_in))
+        return values, (layer.q_out.to(like), layer.q_in.to(like))

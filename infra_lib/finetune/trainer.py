@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from transformers.utils import logging as hf_logging
 
 from infra_lib.device import tf32_products
@@ -64,6 +64,19 @@ class WeightedTrainer(Trainer):
         count = num_items_in_batch if num_items_in_batch is not None else (labels[:, 1:] != IGNORED).sum()
         loss = total * self.accelerator.num_processes / count
         return (loss, outputs) if return_outputs else loss
+
+
+class FiniteLoss(TrainerCallback):
+    """Ends a training whose loss is no number, when it is logged."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Raise a NumericalError that says at which step."""
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss):
+            raise NumericalError(
+                f"the training loss is {loss} at step {state.global_step}; a lower learning_rate, or more "
+                "warmup, may keep it finite"
+            )
 
 
 def weighted_loss(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -133,7 +146,8 @@ def trainer_arguments(
         disable_tqdm=not progress,
         dataloader_pin_memory=device != "cpu",
         # It would ask the device after every step whether the loss is a number, and hide where it is none.
-        logging_nan_inf_filter=False,
+        # In float16 single losses may overflow and do no harm.
+        logging_nan_inf_filter=bool(others.get("fp16")),
         remove_unused_columns=False,
         **{"lr_scheduler_type": "linear", "ddp_find_unused_parameters": False, **others},
     )
@@ -154,14 +168,7 @@ def train_quietly(trainer: Trainer, work: Path, *, precision: str = "float32") -
     """
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(WholeCheckpoints())
+    trainer.add_callback(FiniteLoss())
     start = last_whole_checkpoint(work)
     with tf32_products(precision == "tf32"):
-        result = trainer.train(resume_from_checkpoint=str(start) if start else None)
-    for row in trainer.state.log_history:
-        loss = row.get("loss", row.get("train_loss", 0.0))
-        if not math.isfinite(loss):
-            raise NumericalError(
-                f"the training loss is {loss} at step {row['step']}; a lower learning_rate, or more "
-                "warmup, may keep it finite"
-            )
-    return result
+        return trainer.train(resume_from_checkpoint=str(start) if start else None)

@@ -77,7 +77,7 @@ def write_gpu(root: Path, results: Path) -> dict[str, str]:
         "ratios": ratio_table(frame),
         "lengths": lengths_table(frame, main),
         "bounds": "\n\n".join(filter(None, (by_length(frame), eigendecompositions(main)))),
-        "agreement": f"{agreement_table(frame)}\n\n{chance(main)}",
+        "agreement": f"{agreement_table(frame)}\n\n{chance(main, shown_records)}",
         "held": held_before(shown_records),
         "partition": "",
         "first": first_attempt(records["first-attempt"], main) if "first-attempt" in records else "",
@@ -139,10 +139,10 @@ def read_records(root: Path) -> dict[str, dict[str, Any]]:
         for run in record.get("runs", []) if attribution else []:
             lacking |= READ_OF_RUNS - run.keys() if "error" not in run else set()
         if lacking:
-            problem = (
-                f"was made by other code: it lacks {', '.join(sorted(lacking))}; `make gpu` makes it again"
-            )
-            raise DataError(path, problem)
+            again = f"python -m benchmarks.{path.stem} --device cuda"
+            command = again if path.stem in ("scaling", "compiled") else "make gpu"
+            lacks = ", ".join(sorted(lacking))
+            raise DataError(path, f"was made by other code: it lacks {lacks}; `{command}` makes it again")
         found[path.stem] = record
     return found
 

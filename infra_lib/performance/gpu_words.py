@@ -83,12 +83,19 @@ def held_before(records: Iterable[Mapping[str, Any]]) -> str:
     )
 
 
-def chance(record: Mapping[str, Any]) -> str:
-    """Return how to read the table of agreement."""
+def chance(record: Mapping[str, Any], others: Iterable[Mapping[str, Any]] = ()) -> str:
+    """Return how to read the table of agreement, which is of this record and of others beside it."""
     setting = record["settings"]["sizes"].get(LARGEST)
     count = f" ({setting['train']} at a billion parameters)" if setting else ""
-    compared = sorted({compared_sequences(record, run) for run in record["runs"] if run["step"] in COMPARED})
-    few = f"{compared[0]} to {compared[-1]}" if len(compared) > 1 else f"{compared[0]}"
+    compared = sorted(
+        compared_sequences(one, run)
+        for one in (record, *others)
+        for run in one["runs"]
+        if run["step"] in COMPARED and "error" not in run
+    )
+    if not compared:
+        return ""
+    few = f"{compared[0]} to {compared[-1]}" if compared[0] < compared[-1] else f"{compared[0]}"
     return (
         "The lowest of the targets is shown. The first two columns compare "
         f"{few} sequences, each token's score with its own. With the same factors, both libraries give the "

@@ -82,7 +82,7 @@ def measure_bounds(
         setting = bench.open_bench(params, splits["train"], splits["target"], root=root, runs=runs)
         targets = bench.form_targets(setting, run_all(setting.runs, processes=params.processes))
         measured = judge.retrain(params, setting, targets, label=name)
-        _, tables = judge.judge(params, setting, targets, measured, folder=runs / "scores")
+        _, tables = judge.score_and_compare(params, setting, targets, measured, folder=runs / "scores")
         held = tables["lds"].query("selection == 'held out'")
         apart = tables["differences"].query("reference == 'ekfac'")
         of = ["method", "unit", "target"]

@@ -19,7 +19,7 @@ def retrain(params: Any, setting: bench.Bench, targets: bench.Targets, *, label:
     return report.Measured(targets, setting.seeds, results)
 
 
-def judge(
+def score_and_compare(
     params: Any, setting: bench.Bench, targets: bench.Targets, measured: report.Measured, *, folder: Path
 ) -> tuple[list[scores.ModelScores], Mapping[str, pd.DataFrame]]:
     """Score by every method under every model, and hold the scores against the retrainings.

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from infra_lib import claim_pages, style
 from infra_lib import figures as study_figures
 from infra_lib import tables as study_tables
-from infra_lib.attribute.checks import SAMPLE
 from infra_lib.attributes import compare_arms_by_base
 from infra_lib.claims import measure_claims
 from infra_lib.drawing_functions import numbered
@@ -153,8 +152,9 @@ def _precision(record: Record) -> list[str]:
     if checks is None or "float32_cosine" not in checks:
         return [f"{said} This record has no comparison with float32."]
     low = {name: float(checks[f"float32_{name}"].min()) for name in COSINES}
+    count = int(checks["float32_sample"].max())
     return [
-        f"{said} The lowest cosine with float32, on a sample of {SAMPLE} examples or responses: "
+        f"{said} The lowest cosine with float32, on a sample of {count} examples or responses: "
         f"{low['cosine']:.4f} of examples' scores, {low['token_cosine']:.4f} of tokens', "
         f"{low['gradient_cosine']:.4f} of the target's gradient."
     ]

@@ -438,6 +438,7 @@ def test_a_record_below_float32_says_how_far_its_scores_agree_with_float32(tmp_p
     assert "This record has no comparison" not in shown["larger"]  # its scores are in float32
     kept = record.Record(root, "smollm2-gpu")
     checks = pd.DataFrame({f"float32_{name}": [0.99, 0.9876] for name in record_pages.COSINES})
+    checks["float32_sample"] = 8
     kept.optional = lambda stage, name: checks if name == "factor_checks" else None
     (found,) = record_pages._precision(kept)
     assert found.count("0.9876") == 3
